@@ -1,0 +1,5 @@
+//! Sans-IO networking core of nitrotap.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod time;

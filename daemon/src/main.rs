@@ -1,0 +1,2 @@
+//! The nitrotap binary.
+fn main() {}
