@@ -1,0 +1,33 @@
+//! The command line: one subcommand per role, each in its own file.
+
+mod proxy;
+
+use crate::{errors::Error, logging::LogFormat};
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Networking for AWS Nitro Enclaves: a TAP device over vsock, gvproxy-compatible, with a reverse proxy.
+#[derive(Parser)]
+#[command(version, propagate_version = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    role: Role,
+
+    /// Log as human text or as one JSON object per line (always to standard error)
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    Proxy(proxy::Args),
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> Result<ExitCode, Error> {
+        crate::logging::init(self.log_format);
+        match self.role {
+            Role::Proxy(args) => proxy::run(&args),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What ends the process: one clear line that says what failed, where, and what to do; and its exit code.
+
+use std::process::ExitCode;
+
+/// A failure that ends the process. The message names what failed and, where one exists, the remedy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The command line is at fault: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The world is at fault: exit code 1.
+    #[error("{0}")]
+    Runtime(String),
+}
+
+/// Prints `error` as one line on standard error and gives its exit code.
+#[expect(clippy::print_stderr, reason = "the last word of a failing command, with or without a log subscriber")]
+pub(crate) fn report(error: &Error) -> ExitCode {
+    eprintln!("nitrotap: {error}");
+    ExitCode::from(match error {
+        Error::Usage(_) => 2,
+        Error::Runtime(_) => 1,
+    })
+}
