@@ -67,13 +67,13 @@ impl<C: CounterSet> Shared<C> {
 macro_rules! counters {
     (
         $(#[$meta:meta])*
-        pub struct $name:ident {
+        $vis:vis struct $name:ident {
             $( #[doc = $help:literal] $field:ident: $kind:ident $metric:literal { $($label:ident = $value:literal),* } ),+ $(,)?
         }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct $name {
+        $vis struct $name {
             $( #[doc = $help] pub $field: u64, )+
         }
 
@@ -102,7 +102,7 @@ mod tests {
 
     counters! {
         /// Two of a kind.
-        pub struct Sample {
+        struct Sample {
             /// Frames seen.
             seen: Counter "frames" { direction = "tx" },
             /// Frames waiting.
