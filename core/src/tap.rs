@@ -1,0 +1,8 @@
+//! Between a TAP device and a stream: one machine per direction, sharing nothing, so that a thread each can drive them
+//! without a lock and a stalled writer never stops a reader.
+
+mod egress;
+mod ingress;
+
+pub use egress::{Egress, EgressCounters};
+pub use ingress::{Ingress, IngressCounters};

@@ -1,0 +1,129 @@
+//! Host to enclave: bytes read from the stream leave as frames on the TAP.
+//!
+//! Owns: one [`Decoder`]. Driven by: the daemon's ingress thread, the link's handshake before it, fuzz, benches.
+//! Drain: after [`Ingress::handle_read`], [`Ingress::next_frame`] until `None`, writing each to the TAP.
+//! Bounds: see [`Decoder`].
+
+use crate::frame::{Decoder, Truncated, frame_limit};
+
+/// The inbound half of the TAP handler.
+#[derive(Debug)]
+pub struct Ingress {
+    decoder: Decoder,
+    mtu: u16,
+    counters: IngressCounters,
+}
+
+impl Ingress {
+    /// `mtu` is the TAP's IP MTU; `read_size` the bytes asked of the stream at a time.
+    #[must_use]
+    pub fn new(mtu: u16, read_size: usize) -> Self {
+        Self { decoder: Decoder::new(read_size), mtu, counters: IngressCounters::default() }
+    }
+
+    /// What was received and dropped so far.
+    #[must_use]
+    pub const fn counters(&self) -> IngressCounters {
+        IngressCounters { dropped_runt: self.decoder.runts(), ..self.counters }
+    }
+
+    /// Room to read the stream into; never empty.
+    pub fn space(&mut self) -> &mut [u8] {
+        self.decoder.space()
+    }
+
+    /// Bytes the unfinished frame lacks; see [`Decoder::missing`].
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        self.decoder.missing()
+    }
+
+    /// Takes `n` bytes that were read into [`Ingress::space`].
+    pub fn handle_read(&mut self, n: usize) {
+        self.decoder.commit(n);
+        self.counters.reads += 1;
+    }
+
+    /// The next frame for the TAP.
+    ///
+    /// Runts are skipped and counted. A frame above the MTU is counted and handed on: Linux takes longer datagrams than
+    /// its own MTU from a link, and a gvproxy with a larger `-mtu` sends them; dropping them would be a black hole.
+    pub fn next_frame(&mut self) -> Option<&[u8]> {
+        let frame = self.decoder.next_frame()?;
+        self.counters.frames += 1;
+        self.counters.bytes += frame.len() as u64;
+        self.counters.over_mtu += u64::from(frame.len() > frame_limit(self.mtu));
+        Some(frame)
+    }
+
+    /// The TAP refused the frame last handed out.
+    pub fn handle_tap_refused(&mut self) {
+        self.counters.dropped_tap_write += 1;
+    }
+
+    /// The stream ended: forgets its unfinished frame, ready for the next stream.
+    ///
+    /// # Errors
+    /// [`Truncated`] if it ended inside a frame.
+    pub fn handle_stream_end(&mut self) -> Result<(), Truncated> {
+        let end = self.decoder.finish();
+        self.decoder.reset();
+        self.counters.truncated += u64::from(end.is_err());
+        end
+    }
+}
+
+crate::counters! {
+    /// What the inbound half did.
+    pub struct IngressCounters {
+        /// Ethernet frames moved between the TAP and the stream; tx is enclave to host.
+        frames: Counter "nitrotap_frames" { direction = "rx" },
+        /// Bytes of those frames, Ethernet header included, length prefix excluded.
+        bytes: Counter "nitrotap_bytes" { direction = "rx" },
+        /// System calls that moved bytes on the stream; frames divided by this is the batching achieved.
+        reads: Counter "nitrotap_stream_calls" { direction = "rx" },
+        /// Frames dropped, by cause.
+        dropped_runt: Counter "nitrotap_drops" { direction = "rx", cause = "runt" },
+        /// Frames dropped, by cause.
+        dropped_tap_write: Counter "nitrotap_drops" { direction = "rx", cause = "tap_write" },
+        /// Frames dropped, by cause.
+        truncated: Counter "nitrotap_drops" { direction = "rx", cause = "truncated" },
+        /// Received frames longer than the MTU allows; delivered all the same.
+        over_mtu: Counter "nitrotap_rx_over_mtu" {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(ingress: &mut Ingress, lens: &[u16]) -> Vec<usize> {
+        for len in lens {
+            let frame = [&len.to_le_bytes()[..], &vec![7; usize::from(*len)]].concat();
+            ingress.space()[..frame.len()].copy_from_slice(&frame);
+            ingress.handle_read(frame.len());
+        }
+        core::iter::from_fn(|| ingress.next_frame().map(<[u8]>::len)).collect()
+    }
+
+    #[test]
+    fn runts_are_skipped_and_long_frames_delivered_and_both_are_counted() {
+        let mut ingress = Ingress::new(1500, 1 << 17);
+        assert_eq!(feed(&mut ingress, &[0, 60, 13, 1518, 1519, 9000]), [60, 1518, 1519, 9000]);
+        let counters = ingress.counters();
+        assert_eq!((counters.dropped_runt, counters.over_mtu, counters.frames), (2, 2, 4));
+        assert_eq!(counters.bytes, 60 + 1518 + 1519 + 9000);
+    }
+
+    #[test]
+    fn a_new_stream_starts_afresh_behind_a_cut_one() {
+        let mut ingress = Ingress::new(1500, 1 << 17);
+        ingress.space()[..5].copy_from_slice(&[60, 0, 1, 2, 3]);
+        ingress.handle_read(5);
+        assert!(ingress.next_frame().is_none());
+        assert!(ingress.handle_stream_end().is_err());
+        assert_eq!(feed(&mut ingress, &[60]), [60]);
+        assert_eq!(ingress.counters().truncated, 1);
+        assert_eq!(ingress.handle_stream_end(), Ok(()));
+    }
+}
