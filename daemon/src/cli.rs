@@ -1,5 +1,6 @@
 //! The command line: one subcommand per role, each in its own file.
 
+mod enclave;
 mod proxy;
 
 use crate::{errors::Error, logging::LogFormat};
@@ -20,6 +21,7 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Role {
+    Enclave(enclave::Args),
     Proxy(proxy::Args),
 }
 
@@ -27,6 +29,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<ExitCode, Error> {
         crate::logging::init(self.log_format);
         match self.role {
+            Role::Enclave(args) => enclave::run(args),
             Role::Proxy(args) => proxy::run(&args),
         }
     }

@@ -13,6 +13,16 @@ pub(crate) enum Error {
     Runtime(String),
 }
 
+impl Error {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
+    }
+
+    pub(crate) fn runtime(message: impl Into<String>) -> Self {
+        Self::Runtime(message.into())
+    }
+}
+
 /// Prints `error` as one line on standard error and gives its exit code.
 #[expect(clippy::print_stderr, reason = "the last word of a failing command, with or without a log subscriber")]
 pub(crate) fn report(error: &Error) -> ExitCode {

@@ -1,8 +1,17 @@
 //! The `nitrotap` binary: parse the command line, run one role, turn its outcome into an exit code.
 
+mod app;
 mod cli;
+mod clock;
+mod drive;
+mod endpoint;
 mod errors;
+mod limits;
 mod logging;
+mod metrics;
+mod netlink;
+mod resolv;
+mod sys;
 
 use clap::Parser;
 use std::process::ExitCode;

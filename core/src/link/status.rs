@@ -62,6 +62,8 @@ pub enum Down {
     Io(i32),
     /// The host did not answer a number of signs of life.
     Silent,
+    /// The host sent more than a handshake's worth of bytes without answering the probe.
+    Flood,
     /// We are stopping.
     Stopped,
 }
@@ -108,6 +110,7 @@ impl fmt::Display for Down {
             Self::Closed => f.write_str("the host closed the stream"),
             Self::Truncated => f.write_str("the host closed the stream inside a frame"),
             Self::Io(errno) => write!(f, "the stream failed (errno {errno})"),
+            Self::Flood => f.write_str("the host sent too much"),
             Self::Silent => f.write_str("the host fell silent"),
             Self::Stopped => f.write_str("stopping"),
         }

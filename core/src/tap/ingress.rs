@@ -56,9 +56,9 @@ impl Ingress {
         Some(frame)
     }
 
-    /// The TAP refused the frame last handed out.
-    pub fn handle_tap_refused(&mut self) {
-        self.counters.dropped_tap_write += 1;
+    /// The TAP refused `frames` of the frames handed out.
+    pub fn handle_tap_refused(&mut self, frames: u64) {
+        self.counters.dropped_tap_write += frames;
     }
 
     /// The stream ended: forgets its unfinished frame, ready for the next stream.

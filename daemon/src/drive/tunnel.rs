@@ -1,0 +1,201 @@
+//! The tunnel as a whole: TAP, frame threads and link, started and stopped as one.
+
+use super::{
+    egress, ingress,
+    link::{Conn, Driver},
+    mailbox::Mailbox,
+};
+use crate::{clock::Clock, endpoint::Endpoint, errors::Error, metrics::Sources, netlink::Interface, sys::tun};
+use nitrotap_core::{
+    counters::Shared,
+    link::{Config, Link, State, Status},
+    tap::{Egress, EgressCounters, Ingress, IngressCounters},
+};
+use rustix::io::Errno;
+use std::{os::fd::OwnedFd, sync::Arc, thread};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+/// How frames move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FrameLoop {
+    /// As many frames per system call as are ready
+    #[default]
+    Batched,
+    /// One frame per read and write, as gvforwarder and nitriding do it; for comparison only
+    Single,
+}
+
+/// What a tunnel needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct TunnelConfig {
+    pub(crate) interface: Interface,
+    pub(crate) host: Endpoint,
+    pub(crate) frame_loop: FrameLoop,
+    /// Seed of the reconnect jitter.
+    pub(crate) seed: u64,
+}
+
+/// A running tunnel.
+pub(crate) struct Tunnel {
+    stop: watch::Sender<bool>,
+    status: watch::Receiver<Status>,
+    task: JoinHandle<Result<(), Error>>,
+    egress: Mailbox<egress::Order>,
+    ingress: Mailbox<ingress::Order>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+/// Bytes after which a batch is closed. Large enough that a system call's cost is spread over 20 full frames, small
+/// enough that the first of them does not wait long for the last.
+const BATCH: usize = 32 << 10;
+
+/// Events that may wait for the link's task: each thread sends one per stream and then waits for orders.
+const EVENTS: usize = 16;
+
+impl Tunnel {
+    /// Makes the TAP and sets it up, then starts the threads and the link; an unreachable host is retried for ever.
+    pub(crate) async fn start(config: TunnelConfig, sources: &Sources) -> Result<Self, Error> {
+        let interface = &config.interface;
+        let tap = Arc::new(open_tap(&interface.name)?);
+        crate::netlink::configure(interface).await?;
+
+        let cannot = |what: &str, error: &dyn std::fmt::Display| Error::runtime(format!("cannot {what}: {error}"));
+        let egress = Mailbox::new().map_err(|e| cannot("make an event descriptor", &e))?;
+        let ingress = Mailbox::new().map_err(|e| cannot("make an event descriptor", &e))?;
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let sent: Arc<Shared<EgressCounters>> = Arc::default();
+        let received: Arc<Shared<IngressCounters>> = Arc::default();
+        let single = config.frame_loop == FrameLoop::Single;
+
+        let outbound = egress::Worker {
+            tap: Arc::clone(&tap),
+            machine: Egress::new(interface.mtu, if single { 0 } else { BATCH }),
+            max_write: config.host.max_write(),
+            orders: egress.clone(),
+            events: events.clone(),
+            shared: Arc::clone(&sent),
+            stream: None,
+        };
+        let inbound = ingress::Worker {
+            tap,
+            machine: Ingress::new(interface.mtu, ingress::READ_SIZE),
+            single,
+            orders: ingress.clone(),
+            events,
+            shared: Arc::clone(&received),
+            stream: None,
+        };
+
+        let clock = Clock::start();
+        let link = Link::new(Config::new(interface.mac, interface.address, interface.gateway, config.seed));
+        let shared = Arc::default();
+        let (status, watch_status) = watch::channel(link.status());
+        sources.add_counters(Arc::clone(&sent));
+        sources.add_counters(Arc::clone(&received));
+        sources.add_counters(Arc::clone(&shared));
+        sources.add_status(status_line(&config, watch_status.clone(), clock));
+
+        let (stop, stopped) = watch::channel(false);
+        let driver = Driver {
+            link,
+            endpoint: config.host,
+            clock,
+            egress: egress.clone(),
+            ingress: ingress.clone(),
+            events: inbox,
+            received,
+            shared,
+            status,
+            conn: Conn::None,
+            number: 0,
+        };
+        let threads = vec![
+            spawn("egress", move || outbound.run()).map_err(|e| cannot("start a thread", &e))?,
+            spawn("ingress", move || inbound.run()).map_err(|e| cannot("start a thread", &e))?,
+        ];
+        Ok(Self { stop, status: watch_status, task: tokio::spawn(driver.run(stopped)), egress, ingress, threads })
+    }
+
+    /// Resolves when the link is up.
+    pub(crate) async fn up(&mut self) {
+        if self.status.wait_for(|status| status.state == State::Up).await.is_err() {
+            // The task is over; `failed` says why.
+            std::future::pending().await
+        }
+    }
+
+    /// Resolves when the tunnel cannot go on; never while it can.
+    pub(crate) async fn failed(&mut self) -> Error {
+        match (&mut self.task).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => Error::runtime("the tunnel ended by itself"),
+            Err(error) => Error::runtime(format!("the tunnel's task failed: {error}")),
+        }
+    }
+
+    /// Closes the stream and the TAP.
+    pub(crate) async fn stop(self) {
+        self.stop.send_replace(true);
+        if !self.task.is_finished() {
+            let _ = self.task.await;
+        }
+        self.egress.send(egress::Order::Stop);
+        self.ingress.send(ingress::Order::Stop);
+        for thread in self.threads {
+            // A thread notices its order at once; joining makes sure that the TAP is gone when this returns.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn open_tap(name: &str) -> Result<OwnedFd, Error> {
+    let device = tun::DEVICE;
+    let tap = tun::open().map_err(|errno| {
+        Error::runtime(match errno {
+            Errno::NOENT | Errno::NODEV | Errno::NXIO => format!(
+                "cannot open {device}: {errno}; load the tun module, or make the device: \
+                 mkdir -p /dev/net && mknod {device} c 10 200"
+            ),
+            Errno::ACCESS | Errno::PERM => format!(
+                "cannot open {device}: {errno}; run as root, or let ordinary users use it as most distributions do: \
+                 sudo chmod 0666 {device}"
+            ),
+            _ => format!("cannot open {device}: {errno}"),
+        })
+    })?;
+    tun::attach(&tap, name).map_err(|errno| {
+        Error::runtime(match errno {
+            Errno::BUSY => {
+                format!("the TAP device {name} is in use by another process; end that, or choose another name with --tap")
+            }
+            Errno::INVAL => {
+                format!("an interface {name} exists and is no TAP of this kind; choose another name with --tap")
+            }
+            Errno::PERM => format!(
+                "no permission to make the TAP device {name}; run as root, with CAP_NET_ADMIN, or through nitrotap local"
+            ),
+            _ => format!("cannot make the TAP device {name}: {errno}"),
+        })
+    })?;
+    Ok(tap)
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(format!("nitrotap-{name}")).spawn(run)
+}
+
+fn status_line(
+    config: &TunnelConfig,
+    status: watch::Receiver<Status>,
+    clock: Clock,
+) -> impl Fn() -> String + Send + Sync + 'static {
+    let Interface { name, mac, address, prefix, gateway, mtu } = config.interface.clone();
+    let host = config.host.clone();
+    move || {
+        let status = Status { now: clock.now(), ..*status.borrow() };
+        format!("{status}\nhost {host}\ntap {name} {mac} {address}/{prefix} via {gateway} mtu {mtu}\n")
+    }
+}

@@ -1,0 +1,4 @@
+//! The only home of `unsafe`: one system call per wrapper, owned types out.
+
+pub(crate) mod readiness;
+pub(crate) mod tun;
