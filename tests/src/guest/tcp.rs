@@ -1,0 +1,112 @@
+//! Plain TCP ends: echo, sink, source, and their clients.
+
+use super::{
+    PATIENCE, listen,
+    payload::{Digest, Payload},
+    say, serve_each,
+};
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::Barrier,
+    time::Duration,
+};
+
+const CHUNK: usize = 64 * 1024;
+
+/// Sends back what comes, on every connection, until the peer ends its side.
+pub fn echo(address: SocketAddr) -> io::Result<()> {
+    serve_each(address, |mut stream| {
+        let mut buf = vec![0; CHUNK];
+        loop {
+            match stream.read(&mut buf)? {
+                0 => return stream.shutdown(Shutdown::Write),
+                n => stream.write_all(&buf[..n])?,
+            }
+        }
+    })
+}
+
+/// Reads every connection to its end and prints what came.
+pub fn sink(address: SocketAddr) -> io::Result<()> {
+    serve_each(address, |mut stream| {
+        let digest = Digest::read(&mut stream)?;
+        say(format_args!("received {digest}"))
+    })
+}
+
+/// Sends `bytes` of the stream of `seed` on every connection and closes it.
+pub fn source(address: SocketAddr, bytes: u64, seed: u64) -> io::Result<()> {
+    serve_each(address, move |mut stream| {
+        Payload::new(seed).write(bytes, &mut stream)?;
+        stream.shutdown(Shutdown::Write)?;
+        // Until the peer has it all: a close with unread bytes would cut the stream short.
+        Digest::read(&mut stream).map(drop)
+    })
+}
+
+/// Sends `bytes` of the stream of `seed`, ends the sending side and waits for the peer's end.
+pub fn send(address: SocketAddr, bytes: u64, seed: u64) -> io::Result<()> {
+    let mut stream = connect(address, PATIENCE)?;
+    Payload::new(seed).write(bytes, &mut stream)?;
+    stream.shutdown(Shutdown::Write)?;
+    // What was sent is not in doubt any more, and peers that end a connection with a reset are none of our business.
+    let _ = Digest::read(&mut stream);
+    say(format_args!("sent {}", Digest::of(seed, bytes)))
+}
+
+/// Reads a connection to its end.
+pub fn receive(address: SocketAddr, limit: Duration) -> io::Result<()> {
+    let mut stream = connect(address, limit)?;
+    let digest = Digest::read(&mut stream)?;
+    say(format_args!("received {digest}"))
+}
+
+/// Opens `connections` to an echo server, and once all stand, exchanges `bytes` over each at the same time.
+pub fn exchange(address: SocketAddr, connections: usize, bytes: u64, seed: u64) -> io::Result<()> {
+    let all_open = Barrier::new(connections);
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let start = |i: usize| {
+            let all_open = &all_open;
+            scope.spawn(move || {
+                let stream = connect(address, PATIENCE);
+                all_open.wait();
+                exchange_one(&stream?, bytes, seed + i as u64)
+            })
+        };
+        let threads: Vec<_> = (0..connections).map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("panicked")))).collect()
+    });
+    let good = results.iter().filter(|result| result.is_ok()).count();
+    say(format_args!("connections={connections} good={good}"))?;
+    results.into_iter().collect::<io::Result<Vec<()>>>().map(drop)
+}
+
+/// Writes and reads at the same time, so that no buffer on the way can stop both, and compares.
+fn exchange_one(stream: &TcpStream, bytes: u64, seed: u64) -> io::Result<()> {
+    let echoed = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| Payload::new(seed).write(bytes, &mut &*stream));
+        let mut digest = Digest::default();
+        io::copy(&mut io::Read::take(stream, bytes), &mut digest)?;
+        writer.join().unwrap_or_else(|_| Err(io::Error::other("panicked")))?;
+        io::Result::Ok(digest)
+    })?;
+    let expected = Digest::of(seed, bytes);
+    if echoed == expected { Ok(()) } else { Err(io::Error::other(format!("sent {expected}, got {echoed} back"))) }
+}
+
+/// Accepts one connection and does nothing with it, for ever.
+pub fn stall(address: SocketAddr) -> io::Result<()> {
+    let _connection = listen(address)?.accept()?;
+    loop {
+        std::thread::park();
+    }
+}
+
+pub(super) fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

@@ -1,0 +1,73 @@
+//! UDP: an echo server, and a client that counts what it must repeat.
+
+use super::{PATIENCE, payload::Payload, say};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Sends every datagram back to where it came from.
+pub fn echo(address: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind(address)?;
+    say(format_args!("listening on {}", socket.local_addr()?))?;
+    let mut buf = vec![0; 65_536];
+    loop {
+        let (n, from) = socket.recv_from(&mut buf)?;
+        // Nobody listens there any more, or there is no way back: the next datagram may have better luck.
+        let _ = socket.send_to(&buf[..n], from);
+    }
+}
+
+/// Sends `count` datagrams of `size` bytes, one at a time, and compares each echo. A datagram that is lost is repeated.
+pub fn ping(address: SocketAddr, size: usize, count: u64) -> io::Result<()> {
+    let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(RETRY_AFTER))?;
+    let mut repeated = 0;
+    for i in 0..count {
+        let datagram = Payload::bytes(i, size);
+        let mut attempts = 0;
+        while !echoed(&socket, &datagram)? {
+            attempts += 1;
+            repeated += 1;
+            if RETRY_AFTER * attempts >= PATIENCE {
+                return Err(io::Error::other(format!("datagram {i} of {size} bytes was never echoed")));
+            }
+        }
+    }
+    say(format_args!("echoed={count} repeated={repeated}"))
+}
+
+/// Sends datagrams of `size` bytes as fast as they go, for ever, whether anybody listens or not.
+pub fn flood(address: SocketAddr, size: usize) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let datagram = Payload::bytes(0, size);
+    say("flooding")?;
+    loop {
+        // A refusal concerns an earlier datagram.
+        let _ = socket.send_to(&datagram, address);
+    }
+}
+
+/// Whether `datagram` came back before the time to repeat it.
+fn echoed(socket: &UdpSocket, datagram: &[u8]) -> io::Result<bool> {
+    let mut buf = vec![0; 65_536];
+    let sent = socket.send(datagram);
+    if sent.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::ConnectionRefused) {
+        sent?;
+    }
+    loop {
+        match socket.recv(&mut buf) {
+            Ok(n) if buf[..n] == *datagram => return Ok(true),
+            // The late echo of an attempt that was given up.
+            Ok(n) if n == datagram.len() => {}
+            Ok(n) => return Err(io::Error::other(format!("sent {} bytes, got {n} back", datagram.len()))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
