@@ -19,6 +19,8 @@ use tokio::signal::unix::{self, SignalKind};
 pub(crate) struct App {
     name: String,
     pid: Pid,
+    /// Whether its beginning and end are news to the operator.
+    news: bool,
     children: unix::Signal,
 }
 
@@ -47,11 +49,15 @@ impl App {
         let (program, args) = command.split_first().ok_or_else(|| Error::usage("the command after -- is empty"))?;
         let mut command = Command::new(program);
         command.args(args);
-        Self::spawn(command)
+        Self::spawn(command, true)
     }
 
-    /// Starts a prepared command.
-    pub(crate) fn spawn(mut command: Command) -> Result<Self, Error> {
+    /// Starts a part of ourselves, of which only we need to know.
+    pub(crate) fn start_part(command: Command) -> Result<Self, Error> {
+        Self::spawn(command, false)
+    }
+
+    fn spawn(mut command: Command, news: bool) -> Result<Self, Error> {
         let name = command.get_program().to_string_lossy().into_owned();
         let cannot = |e: &dyn std::fmt::Display, hint: &str| Error::runtime(format!("cannot start {name}: {e}{hint}"));
         // Listening comes first: a child that ends at once must not be missed.
@@ -65,8 +71,10 @@ impl App {
             cannot(&e, hint)
         })?;
         let pid = Pid::from_child(&child);
-        tracing::info!(app = name, pid = pid.as_raw_nonzero().get(), "started");
-        Ok(Self { name, pid, children })
+        if news {
+            tracing::info!(app = name, pid = pid.as_raw_nonzero().get(), "started");
+        }
+        Ok(Self { name, pid, news, children })
     }
 
     /// Waits for the end of the program; reaps whatever else ends meanwhile. Cancelling loses nothing.
@@ -104,6 +112,7 @@ impl App {
                 Ok(Some((pid, status))) if pid == self.pid => {
                     let ended = ended(status)?;
                     match ended {
+                        _ if !self.news => tracing::debug!(app = self.name, ?ended, "ended"),
                         Ended::Exited(0) => tracing::info!(app = self.name, "exited"),
                         Ended::Exited(code) => tracing::warn!(app = self.name, code, "exited with an error"),
                         Ended::Killed(signal) => tracing::error!(app = self.name, signal, "killed by a signal"),

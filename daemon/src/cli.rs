@@ -1,9 +1,10 @@
 //! The command line: one subcommand per role, each in its own file.
 
 mod enclave;
+mod local;
 mod proxy;
 
-use crate::{errors::Error, logging::LogFormat};
+use crate::{errors::Error, local::namespace, logging::LogFormat};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -23,6 +24,9 @@ pub(crate) struct Cli {
 enum Role {
     Enclave(enclave::Args),
     Proxy(proxy::Args),
+    Local(local::Args),
+    #[command(name = namespace::STAGE, hide = true)]
+    LocalStage(namespace::StageArgs),
 }
 
 impl Cli {
@@ -31,6 +35,8 @@ impl Cli {
         match self.role {
             Role::Enclave(args) => enclave::run(args),
             Role::Proxy(args) => proxy::run(&args),
+            Role::Local(args) => local::run(args),
+            Role::LocalStage(args) => namespace::run_stage(args),
         }
     }
 }

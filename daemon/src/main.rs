@@ -7,6 +7,7 @@ mod drive;
 mod endpoint;
 mod errors;
 mod limits;
+mod local;
 mod logging;
 mod metrics;
 mod netlink;

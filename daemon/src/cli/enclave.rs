@@ -6,6 +6,7 @@ use crate::{
     endpoint::Endpoint,
     errors::Error,
     limits,
+    local::namespace,
     metrics::{self, Sources},
     netlink::Interface,
     resolv::ResolvConf,
@@ -80,6 +81,10 @@ pub(crate) struct Args {
     #[arg(long, hide = true)]
     shared_terminal: bool,
 
+    /// PID 1 of the namespaces of nitrotap local
+    #[arg(long, hide = true)]
+    namespace_init: bool,
+
     /// The app and its arguments; its exit code becomes ours
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -87,6 +92,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     check_addresses(&args.address, args.gateway)?;
+    if args.namespace_init {
+        namespace::prepare_init();
+    }
     limits::raise_nofile();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -1,0 +1,83 @@
+//! `nitrotap local`: a pseudo-enclave on any Linux box.
+
+use crate::{
+    app::{App, Signals, in_terminal_foreground},
+    errors::Error,
+    local::{folder::Folder, gateway::Gateway, namespace, publish::Publish},
+};
+use std::{ffi::OsString, fs, net::Ipv4Addr, process::ExitCode};
+
+/// Run a command in a pseudo-enclave: namespaces, a real TAP device, real frames, a gateway outside
+///
+/// The command finds the network that it would have in an enclave behind gvproxy: address 192.168.127.2, gateway and
+/// name server 192.168.127.1, this machine's loopback as 192.168.127.254. It is root inside and nobody outside, and its
+/// exit code becomes ours. Works as root and as an ordinary user; leaves nothing behind.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    nitrotap local -- ping -c 3 192.168.127.1\n  \
+    nitrotap local --publish 8080:80 -- /bin/app --port 80\n  \
+    nitrotap local --gateway-command '/opt/gvproxy -debug' -- sh")]
+pub(crate) struct Args {
+    /// Let a port of this machine (of its loopback, unless ADDR is given) lead to a port inside; repeatable
+    #[arg(long, value_name = "[ADDR:]PORT[:PORT]")]
+    publish: Vec<Publish>,
+
+    /// The gateway to run: a gvproxy, with arguments separated by blanks [default: gvproxy on PATH]
+    #[arg(long, value_name = "CMD")]
+    gateway_command: Option<String>,
+
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// The address that `nitrotap enclave` takes by default.
+const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
+
+pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
+    // One thread: a child's wish to die with its parent is tied to the thread that started it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::runtime(format!("cannot start the async runtime: {e}")))?;
+    runtime.block_on(local(args))
+}
+
+async fn local(args: Args) -> Result<ExitCode, Error> {
+    let shared_terminal = in_terminal_foreground();
+    let mut signals = Signals::catch(shared_terminal)?;
+    let folder = Folder::create()?;
+    let socket = folder.gateway_socket();
+    let mut gateway = Gateway::start(args.gateway_command.as_deref(), &socket).await?;
+    for publish in args.publish {
+        gateway.publish(publish, GUEST).await?;
+        tracing::info!("published {} as port {} inside", publish.outside, publish.inside);
+    }
+
+    let failed = |e: std::io::Error| Error::runtime(format!("cannot prepare the pseudo-enclave: {e}"));
+    fs::write(folder.resolv_conf(), "").map_err(failed)?;
+    let sync = tokio::net::UnixListener::bind(folder.sync_socket()).map_err(failed)?;
+    let mut init: Vec<OsString> = ["enclave", "--namespace-init", "--host"].map(Into::into).to_vec();
+    init.push(format!("unix://{}", socket.display()).into());
+    if shared_terminal {
+        init.push("--shared-terminal".into());
+    }
+    init.push("--".into());
+    init.extend(args.command);
+    let stage = namespace::stage(&folder.sync_socket(), &folder.resolv_conf(), shared_terminal, &init)?;
+    let mut app = App::start_part(stage)?;
+
+    tokio::select! {
+        biased;
+        // The stage gave up before it reported, and has said why.
+        ended = app.ended() => return Ok(ended.code()),
+        admitted = namespace::admit(sync) => admitted?,
+    }
+    tokio::select! {
+        code = namespace::supervise(&mut app, &mut signals) => Ok(code),
+        error = gateway.failed() => {
+            app.stop(std::time::Duration::from_secs(10)).await;
+            Err(error)
+        }
+    }
+}
