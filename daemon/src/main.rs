@@ -11,6 +11,7 @@ mod local;
 mod logging;
 mod metrics;
 mod netlink;
+mod procfs;
 mod resolv;
 mod sys;
 

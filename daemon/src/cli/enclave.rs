@@ -9,6 +9,7 @@ use crate::{
     local::namespace,
     metrics::{self, Sources},
     netlink::Interface,
+    procfs,
     resolv::ResolvConf,
     sys::tun,
 };
@@ -107,6 +108,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
 async fn enclave(args: Args) -> Result<ExitCode, Error> {
     let mut signals = Signals::catch(args.shared_terminal || in_terminal_foreground())?;
     let sources = Sources::default();
+    procfs::add_process(&sources);
     let config = TunnelConfig {
         interface: Interface {
             name: args.tap,

@@ -96,6 +96,7 @@ impl Tunnel {
         sources.add_counters(Arc::clone(&sent));
         sources.add_counters(Arc::clone(&received));
         sources.add_counters(Arc::clone(&shared));
+        crate::procfs::add_tap_queue(sources, interface.name.clone());
         sources.add_status(status_line(&config, watch_status.clone(), clock));
 
         let (stop, stopped) = watch::channel(false);
