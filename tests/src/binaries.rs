@@ -39,34 +39,73 @@ fn built() -> &'static Built {
 }
 
 /// Builds both binaries beside the running test and gives their folder.
-///
-/// A test lies in `TARGET/[TRIPLE/]PROFILE/deps`; cargo marks `TARGET` with a `CACHEDIR.TAG`.
 fn build() -> PathBuf {
-    let test = env::current_exe().expect("/proc is mounted");
-    let folder = test.parent().and_then(Path::parent).expect("tests lie in TARGET/PROFILE/deps").to_owned();
-    let parent = folder.parent().expect("tests lie in TARGET/PROFILE/deps");
-    let (target, triple) = if parent.join("CACHEDIR.TAG").exists() {
-        (parent, None)
-    } else {
-        (parent.parent().expect("tests lie in TARGET/TRIPLE/PROFILE/deps"), parent.file_name())
-    };
+    let Place { folder, target, triple } = Place::of_this_test();
     let profile = match folder.file_name().and_then(|name| name.to_str()).expect("profiles are named in ASCII") {
         "debug" => "dev",
         other => other,
     };
+    let mut command = cargo_build(&target);
+    command.args(["--profile", profile]);
+    if let Some(triple) = triple {
+        command.arg("--target").arg(triple);
+    }
+    run(command);
+    folder
+}
 
+/// Builds both binaries without any shared library, for a machine that has none, and gives their folder.
+pub fn fully_static() -> PathBuf {
+    let target = Place::of_this_test().target.join("static");
+    let mut command = cargo_build(&target);
+    command
+        .args(["--target", STATIC_TRIPLE])
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        // Debug information is nine tenths of the bytes, and all of them go into the guest's memory.
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    run(command);
+    target.join(STATIC_TRIPLE).join("debug")
+}
+
+/// glibc links statically too, so that the standard library installed with the compiler is enough.
+const STATIC_TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+fn cargo_build(target: &Path) -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let mut command = Command::new(cargo);
     command
         .args(["build", "--quiet", "--package", "nitrotap", "--package", "nitrotap-tests", "--bins"])
-        .args(["--profile", profile])
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    if let Some(triple) = triple {
-        command.arg("--target").arg(triple);
-    }
+    command
+}
+
+fn run(mut command: Command) {
     let output = command.output().expect("cargo runs: it runs this test");
     assert!(output.status.success(), "building the binaries failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    folder
+}
+
+/// Where cargo put the running test: `TARGET/[TRIPLE/]PROFILE/deps`, the triple being there where one was asked for.
+struct Place {
+    folder: PathBuf,
+    target: PathBuf,
+    triple: Option<String>,
+}
+
+impl Place {
+    fn of_this_test() -> Self {
+        let test = env::current_exe().expect("/proc is mounted");
+        let folder = test.parent().and_then(Path::parent).expect("tests lie in TARGET/PROFILE/deps");
+        let above = folder.parent().expect("tests lie in TARGET/PROFILE/deps");
+        let name = above.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_triple = name.starts_with(&format!("{}-", env::consts::ARCH));
+        let (target, triple) = if is_triple {
+            (above.parent().expect("tests lie in TARGET/TRIPLE/PROFILE/deps"), Some(name.to_owned()))
+        } else {
+            (above, None)
+        };
+        Self { folder: folder.to_owned(), target: target.to_owned(), triple }
+    }
 }

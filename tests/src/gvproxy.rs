@@ -11,7 +11,7 @@ use std::{
     io::BufReader,
     net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -44,6 +44,11 @@ impl Gvproxy {
     /// What to give as `--host`.
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket.display())
+    }
+
+    /// The socket itself, for what stands between it and an enclave.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Kills it as a crash would: no goodbye, and the socket file stays.

@@ -20,6 +20,7 @@ pub mod namespace;
 pub mod peers;
 pub mod process;
 pub mod scratch;
+pub mod vm;
 pub mod wait;
 
 pub use enclave::Enclave;

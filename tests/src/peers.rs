@@ -68,6 +68,9 @@ fn remedy(name: &str) -> String {
         "gvproxy" => {
             "get it with `tests/peers.sh gvproxy`, or set NITROTAP_PEERS to the folder that holds it".to_owned()
         }
+        "vmlinuz" | "modules/order" | "busybox" | "vhost-device-vsock" | "qemu-system-x86_64" => {
+            "get it with `tests/peers.sh vm`, or set NITROTAP_PEERS to the folder that holds it".to_owned()
+        }
         "unshare" | "nsenter" | "setpriv" => "install util-linux".to_owned(),
         "wrk" | "iperf3" => "install it with `tests/peers.sh tools`".to_owned(),
         _ => "install it".to_owned(),

@@ -1,0 +1,125 @@
+//! In an emulated enclave: a real kernel, real AF_VSOCK, the statically linked program, and the real gvproxy outside.
+
+use nitrotap_tests::{
+    Gvproxy, Metrics, Scratch, enclave, guest::http_client, gvproxy::HOST, http::Message, require, vm::Emulation, wait,
+};
+use std::{
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+/// How long the guest gets for anything: it boots in two seconds where nothing else runs, and in many on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The app's exit code, to be told from everybody else's.
+const APP_CODE: u8 = 7;
+
+#[test]
+fn an_app_in_an_emulated_enclave_serves_and_fetches() {
+    let emulation = require!(Emulation::find());
+    let mut gvproxy = require!(Gvproxy::start());
+    let outside = Scratch::new();
+    let (_http, http_port) = enclave::serve_outside(&["http-server", "127.0.0.1:0"], &outside);
+    let (_echo, echo_port) = enclave::serve_outside(&["tcp-echo", "127.0.0.1:0"], &outside);
+
+    let app = APP.replace("@HTTP@", &format!("{HOST}:{http_port}")).replace("@ECHO@", &format!("{HOST}:{echo_port}"));
+    let mut vm = emulation.boot(INIT, &[("app", &app)], gvproxy.socket());
+    vm.expect_line("app: ready", PATIENCE);
+    the_guest_reached_the_world(&vm.log());
+
+    // In by the gateway's forward and the TAP.
+    let front = gvproxy.expose_tcp(80);
+    let answer = http_client::exchange(&mut connect(front), &request()).expect("the app answers");
+    the_app_answered(&answer);
+
+    // The host's side goes and comes back: the same guest, the same TAP, a new link.
+    gvproxy.restart();
+    let front = gvproxy.expose_tcp(80);
+    let again = || http_client::exchange(&mut TcpStream::connect(front).ok()?, &request()).ok();
+    let answer = wait::until("the app to be reachable again", wait::SOON, again);
+    the_app_answered(&answer);
+
+    drop(connect(gvproxy.expose_tcp(STOP_PORT)));
+    let log = vm.finish(PATIENCE).stdout;
+    it_ended_in_good_order(&log);
+}
+
+fn the_guest_reached_the_world(log: &str) {
+    expect(log, "resolv: nameserver 192.168.127.1");
+    expect(log, "dns: addresses=192.168.127.254");
+    expect(log, "fetch: GET /from/the/guest HTTP/1.1");
+    for step in ["resolv", "dns", "fetch", "exchange"] {
+        expect(log, &format!("{step} exits with 0"));
+    }
+}
+
+fn the_app_answered(answer: &Message) {
+    assert_eq!(answer.status().expect("a status"), 200, "{}", answer.text());
+    let seen = answer.text().to_ascii_lowercase();
+    expect(&seen, "get /from/outside http/1.1");
+}
+fn it_ended_in_good_order(log: &str) {
+    let page: String =
+        log.lines().filter_map(|line| line.strip_prefix("metrics: ")).flat_map(|line| [line, "\n"]).collect();
+    let metrics = Metrics::parse(&page);
+    assert!(metrics.link_is_up());
+    assert!(metrics.losses() >= 1, "the restarted gateway was not noticed");
+    expect(log, "app: told to end");
+    expect(log, &format!("nitrotap exits with {APP_CODE}"));
+    expect(log, "resolv.conf is dangling again");
+}
+
+/// Panics unless `text` has that line.
+fn expect(text: &str, line: &str) {
+    assert!(text.lines().any(|other| other == line), "no line {line:?} in:\n{text}");
+}
+
+fn request() -> Message {
+    Message::request("GET", "/from/outside", "enclave.test")
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("gvproxy accepts on what it exposes");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a duration above zero");
+    stream
+}
+
+/// A connection to this port tells the app that the test is over.
+const STOP_PORT: u16 = 9000;
+
+/// After the boot, PID 1 does what an enclave image does: it starts nitrotap in front of the app.
+const INIT: &str = "
+nitrotap enclave --host vsock://2:1024 --metrics 127.0.0.1:9100 \
+-- /bin/app
+echo \"nitrotap exits with $?\"
+[ -e /etc/resolv.conf ] || echo 'resolv.conf is dangling again'
+";
+
+/// The app: it tries the network, serves, and asks nitrotap to end when told to.
+const APP: &str = "\
+#!/bin/busybox sh
+step() {
+    name=$1
+    shift
+    \"$@\" >/tmp/out 2>&1
+    code=$?
+    sed \"s/^/$name: /\" /tmp/out
+    echo \"$name exits with $code\"
+}
+trap 'echo \"app: told to end\"; exit 7' TERM
+nitrotap-test-guest http-server 0.0.0.0:80 &
+mkfifo /run/stop
+nitrotap-test-guest tcp-sink 0.0.0.0:9000 >/run/stop &
+
+step resolv cat /etc/resolv.conf
+step dns nitrotap-test-guest dns-a host.containers.internal 192.168.127.1:53
+step fetch nitrotap-test-guest http-get http://@HTTP@/from/the/guest
+step exchange nitrotap-test-guest tcp-exchange @ECHO@ 4 1000000 5
+echo 'app: ready'
+
+# Its first line says that it listens, its second that somebody connected.
+{ read -r listening; read -r connected; } </run/stop
+step metrics nitrotap-test-guest http-get http://127.0.0.1:9100/metrics
+kill -TERM $PPID
+wait
+";
