@@ -29,6 +29,20 @@ pub(crate) fn add_tap_queue(sources: &Sources, tap: String) {
     });
 }
 
+/// TCP connections that apps have closed but whose last bytes the peer has not acknowledged.
+pub(crate) fn unfinished_tcp() -> usize {
+    ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .into_iter()
+        .map(|path| unfinished(&fs::read_to_string(path).unwrap_or_default()))
+        .sum()
+}
+
+/// Counts FIN_WAIT1, LAST_ACK and CLOSING (`net/tcp_states.h`) in the text of `/proc/net/tcp`.
+fn unfinished(tcp: &str) -> usize {
+    let state = |line: &str| line.split_whitespace().nth(3).map(str::to_owned);
+    tcp.lines().skip(1).filter_map(state).filter(|state| matches!(state.as_str(), "04" | "09" | "0B")).count()
+}
+
 const RESIDENT: Desc =
     Desc { name: "process_resident_memory_bytes", help: "Resident memory, in bytes.", labels: &[], kind: Kind::Gauge };
 const OPEN_FDS: Desc =
@@ -65,6 +79,14 @@ mod tests {
                    tap0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
         assert_eq!(tx_drops(dev, "tap0"), Some(12));
         assert_eq!(tx_drops(dev, "tap"), None);
+    }
+
+    #[test]
+    fn closing_connections_are_counted_and_established_ones_are_not() {
+        let line =
+            |state| format!("   0: 027FA8C0:A2C4 FE7FA8C0:176E {state} 0002BF20:00000000 01:00000014 00000000\n");
+        let tcp = format!("  sl  local_address rem_address   st tx_queue\n{}{}{}", line("01"), line("04"), line("06"));
+        assert_eq!(unfinished(&tcp), 1);
     }
 
     #[test]

@@ -136,9 +136,25 @@ async fn enclave(args: Args) -> Result<ExitCode, Error> {
         },
     )
     .await;
+    linger().await;
     tunnel.stop().await;
     outcome
 }
+
+/// Lets the kernel send what apps left in their sockets when they ended: the network goes with us.
+async fn linger() {
+    let sent = async {
+        while procfs::unfinished_tcp() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(LINGER, sent).await.is_err() {
+        tracing::warn!(connections = procfs::unfinished_tcp(), "ending with TCP connections that are not finished");
+    }
+}
+
+/// Longest wait for that; a peer that does not acknowledge in this time is not there.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// How long the app waits for the first link. A host that is there answers in a tenth of a second.
 const LINK_PATIENCE: Duration = Duration::from_secs(2);

@@ -8,6 +8,7 @@ use super::{
 use crate::{clock::Clock, endpoint::Endpoint, errors::Error, metrics::Sources, netlink::Interface, sys::tun};
 use nitrotap_core::{
     counters::Shared,
+    frame::{PREFIX_LEN, frame_limit},
     link::{Config, Link, State, Status},
     tap::{Egress, EgressCounters, Ingress, IngressCounters},
 };
@@ -48,7 +49,7 @@ pub(crate) struct Tunnel {
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-/// Bytes after which a batch is closed. Large enough that a system call's cost is spread over 20 full frames, small
+/// Bytes of a batch, which is closed when another full frame might exceed them. Large enough that a system call's cost is spread over 20 full frames, small
 /// enough that the first of them does not wait long for the last.
 const BATCH: usize = 32 << 10;
 
@@ -72,7 +73,10 @@ impl Tunnel {
 
         let outbound = egress::Worker {
             tap: Arc::clone(&tap),
-            machine: Egress::new(interface.mtu, if single { 0 } else { BATCH }),
+            machine: Egress::new(
+                interface.mtu,
+                if single { 0 } else { BATCH - PREFIX_LEN - frame_limit(interface.mtu).min(BATCH / 2) },
+            ),
             max_write: config.host.max_write(),
             orders: egress.clone(),
             events: events.clone(),
