@@ -15,6 +15,7 @@
 //! | [`frame`] | gvproxy's framing: the decoder and the batch |
 //! | [`tap`] | the two halves of the TAP handler |
 //! | [`link`] | the life of the stream to the host: dial, probe, up, lost, backoff |
+//! | [`pool`] | the upstream connections of the reverse proxy |
 //! | [`counters`], [`time`] | what all of them share |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -22,5 +23,6 @@
 pub mod counters;
 pub mod frame;
 pub mod link;
+pub mod pool;
 pub mod tap;
 pub mod time;
