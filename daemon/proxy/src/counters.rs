@@ -1,0 +1,64 @@
+//! What the proxy counts beside its pool.
+
+nitrotap_core::counters! {
+    /// Counters of one shard.
+    pub struct ProxyCounters {
+        /// Client connections open.
+        clients: Gauge "nitrotap_proxy_clients" {},
+        /// Client connections accepted.
+        accepted: Counter "nitrotap_proxy_clients_accepted" {},
+        /// Client connections turned away at the limit.
+        shed: Counter "nitrotap_proxy_clients_shed" {},
+        /// Client connections closed because a request head did not arrive in time.
+        header_timeouts: Counter "nitrotap_proxy_clients_timed_out" { waiting_for = "head" },
+        /// Client connections closed because no further request arrived in time.
+        keep_alive_timeouts: Counter "nitrotap_proxy_clients_timed_out" { waiting_for = "request" },
+        /// Requests whose head was read.
+        requests: Counter "nitrotap_proxy_requests" {},
+        /// Responses begun, by class.
+        responses_1xx: Counter "nitrotap_proxy_responses" { class = "1xx" },
+        /// Responses begun, by class.
+        responses_2xx: Counter "nitrotap_proxy_responses" { class = "2xx" },
+        /// Responses begun, by class.
+        responses_3xx: Counter "nitrotap_proxy_responses" { class = "3xx" },
+        /// Responses begun, by class.
+        responses_4xx: Counter "nitrotap_proxy_responses" { class = "4xx" },
+        /// Responses begun, by class.
+        responses_5xx: Counter "nitrotap_proxy_responses" { class = "5xx" },
+        /// Requests the proxy answered itself, by cause.
+        refused_request: Counter "nitrotap_proxy_errors" { cause = "bad_request" },
+        /// Requests the proxy answered itself, by cause.
+        body_timeout: Counter "nitrotap_proxy_errors" { cause = "request_body_timeout" },
+        /// Requests the proxy answered itself, by cause.
+        overloaded: Counter "nitrotap_proxy_errors" { cause = "overloaded" },
+        /// Requests the proxy answered itself, by cause.
+        unreachable: Counter "nitrotap_proxy_errors" { cause = "upstream_unreachable" },
+        /// Requests the proxy answered itself, by cause.
+        broken: Counter "nitrotap_proxy_errors" { cause = "upstream_broken" },
+        /// Requests the proxy answered itself, by cause.
+        late: Counter "nitrotap_proxy_errors" { cause = "upstream_timeout" },
+        /// Requests sent a second time because a kept-open connection turned out to be dead.
+        retries: Counter "nitrotap_proxy_retries" {},
+        /// Requests whose client left before the response had ended.
+        client_aborts: Counter "nitrotap_proxy_aborts" { by = "client" },
+        /// Responses the upstream broke off after their head.
+        upstream_aborts: Counter "nitrotap_proxy_aborts" { by = "upstream" },
+        /// Upgraded connections (such as WebSocket) open.
+        tunnels: Gauge "nitrotap_proxy_tunnels" {},
+        /// Connections upgraded.
+        upgrades: Counter "nitrotap_proxy_upgrades" {},
+    }
+}
+
+impl ProxyCounters {
+    pub(crate) fn count_response(&mut self, status: http::StatusCode) {
+        let class = match status.as_u16() / 100 {
+            1 => &mut self.responses_1xx,
+            2 => &mut self.responses_2xx,
+            3 => &mut self.responses_3xx,
+            4 => &mut self.responses_4xx,
+            _ => &mut self.responses_5xx,
+        };
+        *class += 1;
+    }
+}

@@ -1,0 +1,211 @@
+//! What a proxy changes in message heads: pure functions on headers.
+//!
+//! Hop-by-hop fields go (RFC 9110 section 7.6.1), forwarding fields come, the target becomes what the upstream
+//! expects (RFC 9112 section 3.2). Everything else passes as it came.
+
+use crate::{reply::BadRequest, url::UpstreamUrl};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
+    header::{
+        CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
+        UPGRADE,
+    },
+    request,
+    uri::PathAndQuery,
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Who asks, as far as forwarding fields are concerned.
+pub(crate) struct Origin<'a> {
+    /// The client's address as text, or `unknown`.
+    pub(crate) client: &'a HeaderValue,
+    /// Keep `X-Forwarded-Proto` and `X-Forwarded-Host` as they came.
+    pub(crate) trust_forwarded: bool,
+}
+
+/// Makes the head of a client's request the head of the upstream's. Gives the protocol the client wants to switch to.
+pub(crate) fn to_upstream(
+    parts: &mut request::Parts,
+    upstream: &UpstreamUrl,
+    origin: &Origin<'_>,
+    has_body: bool,
+) -> Result<Option<HeaderValue>, BadRequest> {
+    if parts.method == Method::CONNECT {
+        return Err(BadRequest::Connect);
+    }
+    let host = normalise_target(parts, upstream)?;
+    let hop = strip_hop_by_hop(&mut parts.headers);
+    if hop.trailers_accepted {
+        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if has_body && hop.chunked {
+        // Kept explicitly, because hyper sends a GET without a stated length as one without a body.
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    add_forwarding_fields(&mut parts.headers, origin, host);
+    let protocol = hop.upgrade.filter(|_| parts.version == Version::HTTP_11);
+    if let Some(protocol) = &protocol {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, protocol.clone());
+    }
+    parts.version = Version::HTTP_11;
+    Ok(protocol)
+}
+
+/// Makes the headers of the upstream's response those of the client's, except for a 101.
+pub(crate) fn to_client(headers: &mut HeaderMap, status: StatusCode) {
+    let hop = strip_hop_by_hop(headers);
+    if status == StatusCode::UPGRADE_REQUIRED
+        && let Some(protocol) = hop.upgrade
+    {
+        // RFC 9110 section 15.5.22: a 426 is pointless without it.
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+/// Makes the headers of an upstream's 101 the client's: the upgrade is what both hops agree on.
+pub(crate) fn to_client_upgraded(headers: &mut HeaderMap) {
+    if let Some(protocol) = strip_hop_by_hop(headers).upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+/// Gives the request an origin-form target below the upstream's base path, and exactly one `Host`, which it returns.
+fn normalise_target(parts: &mut request::Parts, upstream: &UpstreamUrl) -> Result<HeaderValue, BadRequest> {
+    let absolute = parts.uri.authority().map(|authority| {
+        // RFC 9112 section 3.2.2: the target's host wins over the field; user names never belonged there.
+        let text = authority.as_str();
+        HeaderValue::try_from(text.rsplit_once('@').map_or(text, |(_, host)| host))
+    });
+    let host = match absolute {
+        Some(host) => {
+            if parts.uri.scheme().is_none() {
+                return Err(BadRequest::Target);
+            }
+            let host = host.map_err(|_| BadRequest::Target)?;
+            parts.headers.insert(HOST, host.clone());
+            host
+        }
+        None => {
+            let mut hosts = parts.headers.get_all(HOST).iter();
+            match (hosts.next(), hosts.next()) {
+                (Some(_), Some(_)) => return Err(BadRequest::Host),
+                (Some(host), None) => host.clone(),
+                (None, _) if parts.version == Version::HTTP_10 => {
+                    parts.headers.insert(HOST, upstream.authority().clone());
+                    upstream.authority().clone()
+                }
+                (None, _) => return Err(BadRequest::Host),
+            }
+        }
+    };
+    let path = parts.uri.path_and_query().ok_or(BadRequest::Target)?;
+    if upstream.base().is_empty() || path.as_str() == "*" {
+        if parts.uri.authority().is_some() {
+            parts.uri = Uri::from(path.clone());
+        }
+    } else {
+        let joined = format!("{}{path}", upstream.base());
+        parts.uri = PathAndQuery::try_from(joined).map_err(|_| BadRequest::Target)?.into();
+    }
+    Ok(host)
+}
+
+/// Hop-by-hop facts worth keeping after their fields are gone.
+#[derive(Default)]
+struct Hop {
+    chunked: bool,
+    trailers_accepted: bool,
+    /// The protocol of an upgrade that `Connection` also names.
+    upgrade: Option<HeaderValue>,
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
+    let mut hop = Hop::default();
+    // Most messages have none of these, and looking at each name once is cheaper than eight failing lookups.
+    if !headers.keys().any(is_hop_by_hop) {
+        return hop;
+    }
+    let mut named = Vec::new();
+    let mut upgrade_named = false;
+    for value in headers.get_all(CONNECTION) {
+        for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+            upgrade_named |= token.eq_ignore_ascii_case(b"upgrade");
+            // `close` and `keep-alive` are the two that name no field of interest.
+            if !(token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive")) {
+                named.extend(HeaderName::from_bytes(token));
+            }
+        }
+    }
+    hop.trailers_accepted = headers.get_all(TE).iter().any(|value| {
+        value.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    hop.upgrade = headers.get(UPGRADE).filter(|_| upgrade_named).cloned();
+    hop.chunked = headers.contains_key(TRANSFER_ENCODING);
+    if hop.chunked {
+        // RFC 9112 section 6.3: the transfer coding overrides it; passing both on invites request smuggling.
+        headers.remove(CONTENT_LENGTH);
+    }
+    for name in named {
+        // Framing and routing are not the sender's to withdraw.
+        if name != HOST && name != CONTENT_LENGTH && name != TRAILER {
+            headers.remove(name);
+        }
+    }
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+    ] {
+        headers.remove(name);
+    }
+    hop
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    *name == CONNECTION
+        || *name == TE
+        || *name == TRANSFER_ENCODING
+        || *name == UPGRADE
+        || *name == PROXY_AUTHENTICATE
+        || *name == PROXY_AUTHORIZATION
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+}
+
+fn add_forwarding_fields(headers: &mut HeaderMap, origin: &Origin<'_>, host: HeaderValue) {
+    let client = if headers.contains_key(X_FORWARDED_FOR) {
+        let mut list = Vec::new();
+        for value in headers.get_all(X_FORWARDED_FOR) {
+            list.extend_from_slice(value.as_bytes());
+            list.extend_from_slice(b", ");
+        }
+        list.extend_from_slice(origin.client.as_bytes());
+        HeaderValue::from_bytes(&list).unwrap_or_else(|_| origin.client.clone())
+    } else {
+        origin.client.clone()
+    };
+    headers.insert(X_FORWARDED_FOR, client);
+    if !(origin.trust_forwarded && headers.contains_key(X_FORWARDED_PROTO)) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if !(origin.trust_forwarded && headers.contains_key(X_FORWARDED_HOST)) {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+}
+
+#[cfg(test)]
+mod tests;

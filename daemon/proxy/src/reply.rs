@@ -1,0 +1,107 @@
+//! Answers the proxy gives itself: plain text for people, without the upstream's address.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+/// A request the proxy does not pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadRequest {
+    #[error("CONNECT asks for a forward proxy; this is a reverse proxy")]
+    Connect,
+    #[error("a request needs exactly one Host field")]
+    Host,
+    #[error("the request target is neither a path nor a full URL")]
+    Target,
+    #[error("the request body is malformed")]
+    Body,
+}
+
+/// Why the proxy answers instead of the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// 400 or 405.
+    Refused(BadRequest),
+    /// 408: the client stopped sending its request body.
+    BodyTimeout,
+    /// 503: no connection to the upstream is free, and no more are allowed.
+    Overloaded,
+    /// 502: no connection to the upstream could be opened.
+    Unreachable,
+    /// 502: the upstream closed the connection or spoke something else than HTTP.
+    Broken,
+    /// 504: the upstream did not answer in time.
+    Late,
+}
+
+impl Trouble {
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::Refused(BadRequest::Connect) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Refused(BadRequest::Host | BadRequest::Target | BadRequest::Body) => StatusCode::BAD_REQUEST,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
+            Self::Late => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Refused(BadRequest::Connect) => {
+                "405 Method Not Allowed: this is a reverse proxy, it does not tunnel.\n"
+            }
+            Self::Refused(BadRequest::Host) => "400 Bad Request: a request needs exactly one Host field.\n",
+            Self::Refused(BadRequest::Target) => {
+                "400 Bad Request: the request target must be a path or a full http URL.\n"
+            }
+            Self::Refused(BadRequest::Body) => "400 Bad Request: the request body is malformed or broke off.\n",
+            Self::BodyTimeout => "408 Request Timeout: the request body stopped arriving.\n",
+            Self::Overloaded => "503 Service Unavailable: the service is busy; try again shortly.\n",
+            Self::Unreachable => "502 Bad Gateway: the service behind this proxy cannot be reached.\n",
+            Self::Broken => "502 Bad Gateway: the service behind this proxy broke off before it answered.\n",
+            Self::Late => "504 Gateway Timeout: the service behind this proxy did not answer in time.\n",
+        }
+    }
+}
+
+/// The response for `trouble`.
+pub(crate) fn answer(trouble: Trouble) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(trouble.text().as_bytes()));
+    *response.status_mut() = trouble.status();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    match trouble {
+        Trouble::Refused(BadRequest::Connect) => {
+            let allowed = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH, TRACE";
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        Trouble::Overloaded => {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        Trouble::BodyTimeout => {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Trouble::Refused(BadRequest::Host | BadRequest::Target | BadRequest::Body)
+        | Trouble::Unreachable
+        | Trouble::Broken
+        | Trouble::Late => {}
+    }
+    response
+}
+
+/// What a client beyond the limit gets, without its request being read.
+pub(crate) const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 68\r\n\
+    connection: close\r\n\
+    retry-after: 1\r\n\r\n\
+    503 Service Unavailable: too many connections; try again in a while\n";
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_shedding_answer_states_its_true_length() {
+        let text = std::str::from_utf8(super::SHED).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
+    }
+}

@@ -1,0 +1,226 @@
+//! One worker's proxy: takes client connections, serves them, drains.
+//!
+//! Owns: the list of client connections, the counters, the upstreams. Driven by its own tasks on the [`Runtime`] and
+//! by the owner's calls. Bounds: [`Config::max_clients`], tunnels included; the pool's own.
+
+use crate::{
+    client::{Client, Overdue},
+    config::Config,
+    counters::ProxyCounters,
+    housekeeper, reply,
+    runtime::{Dialer, Runtime},
+    upstreams::Upstreams,
+    url::UpstreamUrl,
+};
+use http::HeaderValue;
+use nitrotap_core::{pool::PoolCounters, time::Instant};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    net::IpAddr,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+
+/// A single-threaded reverse proxy for one upstream. Clones are handles to the same shard.
+pub struct Shard<R: Runtime, D: Dialer>(Rc<Inner<R, D>>);
+
+impl<R: Runtime, D: Dialer> Clone for Shard<R, D> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// Who is at the other end of a client connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Somebody with an IP address.
+    Ip(IpAddr),
+    /// A vsock peer: `unknown` in `X-Forwarded-For` (RFC 7239 section 6.2).
+    Unknown,
+}
+
+impl<R: Runtime, D: Dialer> Shard<R, D> {
+    /// A shard without clients. Its housekeeping runs on `runtime` until the last handle and client are gone.
+    pub fn new(runtime: R, dialer: D, upstream: UpstreamUrl, config: Config) -> Self {
+        let upstreams = Rc::new(Upstreams::new(runtime.clone(), dialer, upstream, config));
+        let inner = Rc::new(Inner {
+            upstreams,
+            counters: RefCell::default(),
+            clients: RefCell::default(),
+            next_check: Cell::new(Instant::ZERO),
+            draining: Cell::new(false),
+            drained: RefCell::new(None),
+        });
+        runtime.spawn(housekeeper::run(runtime.clone(), Rc::downgrade(&inner)));
+        Self(inner)
+    }
+
+    /// Serves one client connection in a task of its own, or turns it away at the limit.
+    pub fn serve<S>(&self, stream: S, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let inner = self.0.clone();
+        let runtime = &self.0.upstreams.runtime;
+        if !inner.has_room() {
+            inner.counters.borrow_mut().shed += 1;
+            return runtime.spawn(shed(stream));
+        }
+        let client = Client::new(address(peer), runtime.now());
+        inner.admit(&client);
+        runtime.spawn(async move {
+            let _admission = Admission { inner: inner.clone(), client: client.clone() };
+            client.serve(inner, stream).await;
+        });
+    }
+
+    /// Stops keep-alive, lets requests in flight finish, closes idle connections, and turns new clients away.
+    pub fn drain(&self) {
+        self.0.draining.set(true);
+        self.0.upstreams.drain();
+        for client in self.0.clients.borrow().iter() {
+            client.finish();
+        }
+    }
+
+    /// Completes when the last client connection and tunnel are gone.
+    pub async fn drained(&self) {
+        poll_fn(|cx| {
+            if self.0.is_empty() {
+                return Poll::Ready(());
+            }
+            *self.0.drained.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// What this shard has counted so far.
+    #[must_use]
+    pub fn counters(&self) -> (ProxyCounters, PoolCounters) {
+        (*self.0.counters.borrow(), self.0.upstreams.counters())
+    }
+}
+
+/// What the shard's tasks share.
+pub(crate) struct Inner<R: Runtime, D: Dialer> {
+    pub(crate) upstreams: Rc<Upstreams<R, D>>,
+    pub(crate) counters: RefCell<ProxyCounters>,
+    clients: RefCell<Vec<Rc<Client>>>,
+    next_check: Cell<Instant>,
+    draining: Cell<bool>,
+    drained: RefCell<Option<Waker>>,
+}
+
+impl<R: Runtime, D: Dialer> Inner<R, D> {
+    /// Does what is due, and gives the time of the next look.
+    pub(crate) fn housekeep(&self, cx: &mut Context<'_>) -> Option<Instant> {
+        let pool = self.upstreams.housekeep(cx);
+        let next = pool.into_iter().chain(self.check_clients()).min();
+        self.upstreams.arm(next, cx);
+        next
+    }
+
+    pub(crate) fn wake_drained(&self) {
+        if self.is_empty()
+            && let Some(waker) = self.drained.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.clients.borrow().is_empty() && self.counters.borrow().tunnels == 0
+    }
+
+    fn has_room(&self) -> bool {
+        let open = self.clients.borrow().len() + self.counters.borrow().tunnels as usize;
+        !self.draining.get() && open < self.upstreams.config.max_clients
+    }
+
+    fn admit(&self, client: &Rc<Client>) {
+        let mut clients = self.clients.borrow_mut();
+        client.index.set(clients.len());
+        clients.push(client.clone());
+        let mut counters = self.counters.borrow_mut();
+        counters.accepted += 1;
+        counters.clients = clients.len() as u64;
+        if clients.len() == 1 {
+            let at = self.upstreams.runtime.now() + self.check_period();
+            self.next_check.set(at);
+            self.upstreams.wake_by(at);
+        }
+    }
+
+    fn dismiss(&self, client: &Rc<Client>) {
+        let mut clients = self.clients.borrow_mut();
+        let index = client.index.get();
+        clients.swap_remove(index);
+        if let Some(moved) = clients.get(index) {
+            moved.index.set(index);
+        }
+        self.counters.borrow_mut().clients = clients.len() as u64;
+        drop(clients);
+        self.wake_drained();
+    }
+
+    fn check_period(&self) -> std::time::Duration {
+        self.upstreams.config.header_timeout / 4
+    }
+
+    fn check_clients(&self) -> Option<Instant> {
+        let clients = self.clients.borrow();
+        if clients.is_empty() {
+            return None;
+        }
+        let now = self.upstreams.runtime.now();
+        if now >= self.next_check.get() {
+            let mut counters = self.counters.borrow_mut();
+            for overdue in clients.iter().filter_map(|c| c.check(now, &self.upstreams.config)) {
+                match overdue {
+                    Overdue::Head => counters.header_timeouts += 1,
+                    Overdue::Request => counters.keep_alive_timeouts += 1,
+                }
+            }
+            self.next_check.set(now + self.check_period());
+        }
+        Some(self.next_check.get())
+    }
+}
+
+impl<R: Runtime, D: Dialer> Drop for Inner<R, D> {
+    fn drop(&mut self) {
+        // So that it sees that there is nothing left to keep.
+        self.upstreams.wake_housekeeper();
+    }
+}
+
+/// A client's place in the list, left when its task ends, however it ends.
+struct Admission<R: Runtime, D: Dialer> {
+    inner: Rc<Inner<R, D>>,
+    client: Rc<Client>,
+}
+
+impl<R: Runtime, D: Dialer> Drop for Admission<R, D> {
+    fn drop(&mut self) {
+        self.inner.dismiss(&self.client);
+    }
+}
+
+fn address(peer: Peer) -> HeaderValue {
+    match peer {
+        Peer::Ip(ip) => HeaderValue::try_from(ip.to_canonical().to_string()).expect("an address is visible ASCII"),
+        Peer::Unknown => HeaderValue::from_static("unknown"),
+    }
+}
+
+/// Best effort: a peer that does not read loses the answer, and nothing waits for it.
+async fn shed<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let mut write = std::pin::pin!(async {
+        let written = stream.write_all(reply::SHED).await;
+        written.and(stream.shutdown().await)
+    });
+    poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx).is_ready())).await;
+}

@@ -1,0 +1,8 @@
+//! The proxy between scripted clients and scripted upstreams, all in memory and in virtual time.
+
+mod clients;
+mod failures;
+mod forwarding;
+mod reuse;
+mod upgrades;
+mod world;
