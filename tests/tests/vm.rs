@@ -41,6 +41,7 @@ fn an_app_in_an_emulated_enclave_serves_and_fetches() {
 
     drop(connect(gvproxy.expose_tcp(STOP_PORT)));
     let log = vm.finish(PATIENCE).stdout;
+    println!("{log}");
     it_ended_in_good_order(&log);
 }
 
