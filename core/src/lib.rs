@@ -16,7 +16,7 @@
 //! | [`tap`] | the two halves of the TAP handler |
 //! | [`link`] | the life of the stream to the host: dial, probe, up, lost, backoff |
 //! | [`pool`] | the upstream connections of the reverse proxy |
-//! | [`counters`], [`time`] | what all of them share |
+//! | [`mod@counters`], [`time`] | what all of them share |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
