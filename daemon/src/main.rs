@@ -6,6 +6,7 @@ mod clock;
 mod drive;
 mod endpoint;
 mod errors;
+mod http;
 mod limits;
 mod local;
 mod logging;

@@ -1,0 +1,160 @@
+//! The proxy's part of the command line, shared by every role that runs one.
+
+use super::{listen::ListenAddr, server::ProxyOptions};
+use crate::errors::Error;
+use nitrotap_core::pool::Limits;
+use nitrotap_proxy::{Config, UpstreamUrl};
+use std::{num::NonZeroUsize, str::FromStr, thread, time::Duration};
+
+/// Flags of the reverse proxy. Flatten it last: its heading is also that of the flags after it.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Reverse proxy")]
+pub(crate) struct ProxyFlags {
+    /// Serve HTTP on this address, or on vsock://:PORT; repeatable
+    #[arg(long, value_name = "ADDR:PORT|vsock://:PORT", requires = "upstream")]
+    listen: Vec<ListenAddr>,
+
+    /// Where requests go: the app, as http://HOST:PORT with an optional base path
+    #[arg(long, value_name = "URL", requires = "listen")]
+    upstream: Option<UpstreamUrl>,
+
+    /// Threads that serve requests [default: one per core]
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+
+    /// Client connections served at once; one more is answered 503
+    #[arg(long, value_name = "N", default_value = "16384")]
+    max_clients: NonZeroUsize,
+
+    /// Upstream connections open at once; more requests wait
+    #[arg(long, value_name = "N", default_value = "2048")]
+    max_upstream_connections: NonZeroUsize,
+
+    /// Requests that may wait for an upstream connection; one more is answered 503
+    #[arg(long, value_name = "N", default_value = "2048")]
+    max_queue: NonZeroUsize,
+
+    /// Longest wait in that queue before a 503
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    queue_timeout: Seconds,
+
+    /// Longest wait for a connection to the upstream before a 504
+    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    connect_timeout: Seconds,
+
+    /// Longest wait for the upstream's answer to begin before a 504
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    response_timeout: Seconds,
+
+    /// Longest time a client may take over a request's head
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    header_timeout: Seconds,
+
+    /// Longest time a client connection stays open between two requests
+    #[arg(long, value_name = "SECONDS", default_value = "75")]
+    keep_alive_timeout: Seconds,
+
+    /// Longest time an upstream connection stays open unused; keep it below the upstream's own
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    idle_timeout: Seconds,
+
+    /// Keep X-Forwarded-Proto and X-Forwarded-Host of requests, because a trusted proxy in front sets them
+    #[arg(long)]
+    trust_forwarded: bool,
+}
+
+impl ProxyFlags {
+    /// What to run, or `None` if no proxy was asked for.
+    pub(crate) fn options(&self) -> Result<Option<ProxyOptions>, Error> {
+        let Some(upstream) = &self.upstream else { return Ok(None) };
+        let workers = self.workers.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+        if workers.get() > MAX_WORKERS {
+            return Err(Error::usage(format!(
+                "--workers {workers} is more than {MAX_WORKERS}; one per core is enough"
+            )));
+        }
+        // Every worker gets its share of a limit, rounded up: a small limit may be exceeded by one per worker.
+        let share = |n: NonZeroUsize| n.get().div_ceil(workers.get());
+        let max_conns = share(self.max_upstream_connections);
+        let limits = Limits {
+            max_conns,
+            // What is open may stay open while demand lasts.
+            max_idle: max_conns,
+            max_waiters: share(self.max_queue),
+            wait_timeout: self.queue_timeout.0,
+            dial_timeout: self.connect_timeout.0,
+            head_timeout: self.response_timeout.0,
+            idle_timeout: self.idle_timeout.0,
+            ..Limits::default()
+        };
+        let config = Config {
+            limits,
+            max_clients: share(self.max_clients),
+            header_timeout: self.header_timeout.0,
+            keep_alive_timeout: self.keep_alive_timeout.0,
+            trust_forwarded: self.trust_forwarded,
+            date_header: true,
+            ..Config::default()
+        };
+        Ok(Some(ProxyOptions { listen: self.listen.clone(), upstream: upstream.clone(), workers, config }))
+    }
+}
+
+/// No machine with an enclave has more cores.
+const MAX_WORKERS: usize = 256;
+
+/// A positive time in seconds, fractions allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl FromStr for Seconds {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let seconds = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+        seconds
+            .filter(|s| *s >= Duration::from_millis(1) && *s <= Duration::from_secs(86_400))
+            .map(Self)
+            .ok_or("expected seconds from 0.001 to 86400, such as 10 or 0.5")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        proxy: ProxyFlags,
+    }
+
+    fn parse(args: &[&str]) -> Result<Option<ProxyOptions>, String> {
+        let cli = Cli::try_parse_from([&["x"], args].concat()).map_err(|e| e.to_string())?;
+        cli.proxy.options().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn limits_are_shared_out_among_the_workers() {
+        let args = ["--listen", "127.0.0.1:0", "--upstream", "http://a", "--workers", "3", "--max-clients", "10"];
+        let options = parse(&args).unwrap().unwrap();
+        assert_eq!((options.workers.get(), options.config.max_clients), (3, 4));
+        assert_eq!(options.config.limits.max_conns, 683);
+    }
+
+    #[test]
+    fn listener_and_upstream_need_each_other_and_neither_is_no_proxy() {
+        assert!(parse(&[]).unwrap().is_none());
+        assert!(parse(&["--listen", "127.0.0.1:0"]).unwrap_err().contains("--upstream"));
+        assert!(parse(&["--upstream", "http://a"]).unwrap_err().contains("--listen"));
+    }
+
+    #[test]
+    fn times_are_positive_seconds() {
+        assert_eq!("0.5".parse(), Ok(Seconds(Duration::from_millis(500))));
+        for bad in ["0", "-1", "x", "1s", "inf", "1e9"] {
+            assert!(bad.parse::<Seconds>().is_err(), "{bad}");
+        }
+    }
+}

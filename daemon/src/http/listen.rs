@@ -1,0 +1,155 @@
+//! Listening sockets: `ADDR:PORT` and `vsock://:PORT`, and what to do when one cannot be had.
+
+use super::stream::{Socket, VSOCK_MAX_WRITE};
+use crate::{errors::Error, sys::readiness};
+use nitrotap_proxy::Peer;
+use rustix::{
+    io::Errno,
+    net::{self, AddressFamily, SocketFlags, SocketType},
+};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    str::FromStr,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListenAddr {
+    Tcp(SocketAddr),
+    Vsock { port: u32 },
+}
+
+impl FromStr for ListenAddr {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(rest) = text.strip_prefix("vsock://") {
+            let port = rest.strip_prefix(':').and_then(|port| port.parse().ok());
+            return port.map(|port| Self::Vsock { port }).ok_or("expected vsock://:PORT, such as vsock://:8080");
+        }
+        text.parse()
+            .map(Self::Tcp)
+            .map_err(|_| "expected an IP address and a port, such as 0.0.0.0:8080 or [::]:8080, or vsock://:PORT")
+    }
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Vsock { port } => write!(f, "vsock://:{port}"),
+        }
+    }
+}
+
+/// A bound socket, registered nowhere yet.
+#[derive(Debug)]
+pub(super) struct Listener {
+    fd: OwnedFd,
+    address: ListenAddr,
+}
+
+impl Listener {
+    /// Binds and listens. A vsock listener needs a tokio runtime around this call.
+    pub(super) fn bind(address: ListenAddr) -> Result<Self, Error> {
+        let bound = match address {
+            ListenAddr::Tcp(address) => bind_tcp(address),
+            ListenAddr::Vsock { port } => {
+                VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port)).map(|l| (OwnedFd::from(l), address))
+            }
+        };
+        let (fd, address) = bound.map_err(|error| refused(address, &error))?;
+        Ok(Self { fd, address })
+    }
+
+    /// The address with the port that was given for port 0.
+    pub(super) const fn address(&self) -> ListenAddr {
+        self.address
+    }
+
+    /// Starts accepting, on the runtime around this call.
+    pub(super) fn register(self) -> io::Result<Acceptor> {
+        let fd = readiness::register(self.fd)?;
+        Ok(Acceptor { fd, address: self.address })
+    }
+}
+
+/// A listening socket on a runtime.
+pub(super) struct Acceptor {
+    fd: AsyncFd<OwnedFd>,
+    pub(super) address: ListenAddr,
+}
+
+impl Acceptor {
+    /// The next client.
+    pub(super) async fn accept(&self) -> io::Result<(Socket, Peer)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match self.address {
+            ListenAddr::Tcp(_) => {
+                let accept = |fd: &OwnedFd| Ok(net::acceptfrom_with(fd, flags)?);
+                let (fd, peer) = self.fd.async_io(Interest::READABLE, accept).await?;
+                // A head and its body leave in one write, so waiting for more only delays.
+                net::sockopt::set_tcp_nodelay(&fd, true)?;
+                let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
+                Ok((Socket::Tcp(fd.into()), peer.map_or(Peer::Unknown, |address| Peer::Ip(address.ip()))))
+            }
+            ListenAddr::Vsock { .. } => {
+                let accept = |fd: &OwnedFd| Ok(net::accept_with(fd, flags)?);
+                let fd = self.fd.async_io(Interest::READABLE, accept).await?;
+                Ok((Socket::Other(fd, VSOCK_MAX_WRITE), Peer::Unknown))
+            }
+        }
+    }
+}
+
+/// Connections the kernel completes before we accept them; it caps this at `net.core.somaxconn`, 4096 by default.
+const BACKLOG: i32 = 4096;
+
+fn bind_tcp(address: SocketAddr) -> io::Result<(OwnedFd, ListenAddr)> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // A restart must not wait for the old connections' TIME_WAIT.
+    net::sockopt::set_socket_reuseaddr(&fd, true)?;
+    net::bind(&fd, &address)?;
+    net::listen(&fd, BACKLOG)?;
+    let bound = SocketAddr::try_from(net::getsockname(fd.as_fd())?)?;
+    Ok((fd, ListenAddr::Tcp(bound)))
+}
+
+fn refused(address: ListenAddr, error: &io::Error) -> Error {
+    let remedy = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::ADDRINUSE) => "stop what listens there, or choose another port",
+        Some(Errno::ACCESS | Errno::PERM) => "choose a port from 1024 on, or run with CAP_NET_BIND_SERVICE",
+        Some(Errno::ADDRNOTAVAIL) => "no interface has this address; 0.0.0.0 means all of them",
+        Some(Errno::AFNOSUPPORT | Errno::NODEV) => "this kernel has no such sockets; is the vsock module loaded?",
+        Some(_) | None => "choose another address",
+    };
+    Error::runtime(format!("cannot listen on {address}: {error}; {remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_back_as_written() {
+        for good in ["127.0.0.1:80", "[::]:8080", "vsock://:443"] {
+            assert_eq!(good.parse::<ListenAddr>().unwrap().to_string(), good);
+        }
+        for bad in ["", ":80", "80", "localhost:80", "vsock://80", "vsock://3:80", "vsock://:x", "http://1.2.3.4:80"] {
+            assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_busy_address_is_named_with_its_remedy() {
+        let first = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let error = Listener::bind(first.address()).unwrap_err().to_string();
+        assert!(error.contains(&first.address().to_string()) && error.contains("another port"), "{error}");
+    }
+}

@@ -1,0 +1,203 @@
+//! One worker: a thread, a single-threaded runtime, a shard.
+//!
+//! The first worker also accepts, and deals new connections out to the worker with the fewest: with keep-alive a
+//! connection stays where it is put, and chance would leave cores idle.
+
+use super::{
+    dial::TcpDialer,
+    listen::{Acceptor, Listener},
+    server::ProxyOptions,
+    stream::{ClientStream, Seat, Socket},
+};
+use crate::clock::Clock;
+use nitrotap_core::{counters::Shared, pool::PoolCounters, time::Instant};
+use nitrotap_proxy::{Peer, ProxyCounters, Runtime, Shard};
+use std::{
+    io,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc::SyncSender,
+    },
+    time::Duration,
+};
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::{mpsc, watch},
+};
+
+/// What other threads see of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    pub(super) proxy: Shared<ProxyCounters>,
+    pub(super) pool: Shared<PoolCounters>,
+}
+
+/// How another thread hands connections to a worker.
+#[derive(Clone, Debug)]
+pub(super) struct Entrance {
+    pub(super) clients: mpsc::UnboundedSender<(Socket, Peer, Seat)>,
+    pub(super) open: Arc<AtomicUsize>,
+}
+
+/// What the server wants of its workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Run,
+    /// Accept no more, finish what is in flight.
+    Drain,
+    /// Drop everything.
+    Stop,
+}
+
+/// Everything a worker's thread takes with it.
+pub(super) struct Worker {
+    pub(super) options: ProxyOptions,
+    pub(super) clock: Clock,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) entrances: Vec<Entrance>,
+    pub(super) clients: mpsc::UnboundedReceiver<(Socket, Peer, Seat)>,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) published: Arc<Published>,
+}
+
+type LocalShard = Shard<WorkerRuntime, TcpDialer>;
+
+impl Worker {
+    /// The worker's life, until the server says stop or all has drained. `ready` learns whether it could begin.
+    pub(super) fn run(self, ready: &SyncSender<io::Result<()>>) {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let (result, runtime) = match runtime {
+            Ok(runtime) => (Ok(()), Some(runtime)),
+            Err(error) => (Err(error), None),
+        };
+        // The server waits for this one message.
+        drop(ready.send(result));
+        if let Some(runtime) = runtime {
+            runtime.block_on(self.serve());
+        }
+    }
+
+    async fn serve(mut self) {
+        let dialer = TcpDialer::new(&self.options.upstream);
+        let shard: LocalShard =
+            Shard::new(WorkerRuntime(self.clock), dialer, self.options.upstream.clone(), self.options.config.clone());
+        drop(tokio::task::spawn_local(publish(shard.clone(), self.published.clone())));
+        let entrances: Rc<[Entrance]> = self.entrances.into();
+        for listener in self.listeners {
+            match listener.register() {
+                Ok(acceptor) => drop(tokio::task::spawn_local(accept(
+                    acceptor,
+                    shard.clone(),
+                    entrances.clone(),
+                    self.phase.clone(),
+                ))),
+                Err(error) => tracing::error!(%error, "cannot watch a listening socket"),
+            }
+        }
+        drop(entrances);
+        let mut stop = self.phase.clone();
+        let work = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = self.phase.wait_for(|phase| *phase >= Phase::Drain) => break,
+                    Some((socket, peer, seat)) = self.clients.recv() => serve_client(&shard, socket, peer, seat),
+                }
+            }
+            shard.drain();
+            // Those still on their way are told that they came too late.
+            self.clients.close();
+            while let Some((socket, peer, seat)) = self.clients.recv().await {
+                serve_client(&shard, socket, peer, seat);
+            }
+            shard.drained().await;
+        };
+        tokio::select! {
+            () = work => {}
+            // Closed when the server itself is gone.
+            _ = stop.wait_for(|phase| *phase == Phase::Stop) => {}
+        }
+        publish_now(&shard, &self.published);
+    }
+}
+
+fn serve_client(shard: &LocalShard, socket: Socket, peer: Peer, seat: Seat) {
+    match ClientStream::new(socket, seat) {
+        Ok(stream) => shard.serve(stream, peer),
+        Err(error) => tracing::warn!(%error, "cannot watch a client's socket; it is closed"),
+    }
+}
+
+/// Accepts until the drain, dealing out to all workers.
+async fn accept(acceptor: Acceptor, shard: LocalShard, entrances: Rc<[Entrance]>, mut phase: watch::Receiver<Phase>) {
+    let accepting = async {
+        loop {
+            let (socket, peer) = match acceptor.accept().await {
+                Ok(client) => client,
+                Err(error) => {
+                    pause_after(&error, &acceptor).await;
+                    continue;
+                }
+            };
+            let Some((index, entrance)) = entrances.iter().enumerate().min_by_key(|(_, e)| e.open.load(Relaxed)) else {
+                break;
+            };
+            let seat = Seat::take(&entrance.open);
+            if index == 0 {
+                serve_client(&shard, socket, peer, seat);
+            } else {
+                // A worker that has drained already lets the connection drop.
+                drop(entrance.clients.send((socket, peer, seat)));
+            }
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        _ = phase.wait_for(|phase| *phase >= Phase::Drain) => {}
+    }
+}
+
+/// A client that left before it was accepted is no news; anything else is a shortage that passes.
+async fn pause_after(error: &io::Error, acceptor: &Acceptor) {
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+        return;
+    }
+    tracing::warn!(%error, address = %acceptor.address, "cannot accept a connection; trying again");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+/// How far published counters may lag behind.
+const PUBLISH_EVERY: Duration = Duration::from_millis(250);
+
+async fn publish(shard: LocalShard, published: Arc<Published>) {
+    loop {
+        publish_now(&shard, &published);
+        tokio::time::sleep(PUBLISH_EVERY).await;
+    }
+}
+
+fn publish_now(shard: &LocalShard, published: &Published) {
+    let (proxy, pool) = shard.counters();
+    published.proxy.publish(&proxy);
+    published.pool.publish(&pool);
+}
+
+/// The world, as a shard sees it.
+#[derive(Clone, Debug)]
+pub(super) struct WorkerRuntime(Clock);
+
+impl Runtime for WorkerRuntime {
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn sleep_until(&self, at: Instant) -> impl Future<Output = ()> + 'static {
+        tokio::time::sleep_until(self.0.deadline(at))
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        drop(tokio::task::spawn_local(task));
+    }
+}
