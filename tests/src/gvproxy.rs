@@ -6,6 +6,7 @@ use crate::{
     peers::{self, Missing},
     wait,
 };
+use rustix::process::Signal;
 use std::{
     fs,
     io::BufReader,
@@ -56,6 +57,11 @@ impl Gvproxy {
         self.process.kill();
     }
 
+    /// Stops or continues it, for instance.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     /// Starts it again on the same path and returns once it accepts connections.
     pub fn restart(&mut self) {
         self.kill();
@@ -75,6 +81,13 @@ impl Gvproxy {
             [major, minor, patch] => (major, minor, patch),
             _ => panic!("gvproxy does not tell its version: {text:?}"),
         }
+    }
+
+    /// Whether a connection lives on when one of its directions has ended.
+    ///
+    /// gvproxy 0.8.1 to 0.8.7 ends both as soon as one has, and an answer that comes after the client's end is lost.
+    pub fn keeps_half_closed_connections(&self) -> bool {
+        self.version() >= (0, 8, 8)
     }
 
     /// Forwards a free TCP port of the machine's loopback to `port` of the enclave, and gives its address.

@@ -52,6 +52,11 @@ impl Metrics {
         self.get("nitrotap_link_losses_total")
     }
 
+    /// Losses because the host, still connected, had nothing more to say.
+    pub fn silent_losses(&self) -> u64 {
+        self.get("nitrotap_link_losses_silent_total")
+    }
+
     pub fn probe_failures(&self) -> u64 {
         self.get("nitrotap_link_probe_failures_total")
     }

@@ -1,0 +1,153 @@
+//! From the enclave to the world, through the real gvproxy.
+
+use nitrotap_tests::{
+    Enclave, Gvproxy, Scratch,
+    enclave::serve_outside,
+    guest::payload::Digest,
+    gvproxy::{GATEWAY, HOST},
+    require,
+    wait::{self, SOON},
+};
+
+const MEGABYTE: u64 = 1_000_000;
+/// What fits one frame of MTU 1500: less the IPv4 and UDP headers.
+const DATAGRAM: usize = 1500 - 28;
+
+#[test]
+fn the_gateway_answers_pings_of_every_size_up_to_the_mtu() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    for size in [0, 1, 56, DATAGRAM - 1, DATAGRAM] {
+        let pings = enclave.guest(&["ping", GATEWAY, &size.to_string(), "3"]).expect_success();
+        assert_eq!(pings.number("replies"), 3);
+    }
+}
+
+#[test]
+fn a_name_of_the_gateways_zone_resolves_to_its_address() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let server = format!("{GATEWAY}:53");
+    let answer = enclave.guest(&["dns-a", "gateway.containers.internal", &server]).expect_success();
+    assert_eq!(answer.value("addresses"), GATEWAY);
+    let answer = enclave.guest(&["dns-a", "host.containers.internal", &server]).expect_success();
+    assert_eq!(answer.value("addresses"), HOST);
+    assert!(enclave.resolv_conf().lines().any(|line| line == format!("nameserver {GATEWAY}")));
+}
+
+#[test]
+fn the_switch_knows_the_enclave_by_its_mac() {
+    let gvproxy = require!(Gvproxy::start());
+    let _enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    assert!(gvproxy.cam().contains("ba:aa:ad:c0:ff:ee"), "{}", gvproxy.cam());
+}
+
+#[test]
+fn a_hundred_megabytes_leave_the_enclave_unchanged() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let (mut sink, port) = serve_outside(&["tcp-sink", "127.0.0.1:0"], &scratch);
+
+    let bytes = (100 * MEGABYTE).to_string();
+    let sent = enclave.guest(&["tcp-send", &format!("{HOST}:{port}"), &bytes, "11"]).expect_success();
+    let expected = Digest::of(11, 100 * MEGABYTE).to_string();
+    assert_eq!(sent.stdout.trim(), format!("sent {expected}"));
+    assert_eq!(sink.expect_line("received ", SOON), expected);
+
+    let metrics = enclave.metrics();
+    assert!(metrics.bytes("tx") > 100 * MEGABYTE);
+    assert_eq!(metrics.losses(), 0);
+    assert_eq!(metrics.drops("tx", "runt") + metrics.drops("tx", "oversize") + metrics.drops("rx", "tap_write"), 0);
+}
+
+#[test]
+fn a_hundred_megabytes_reach_the_enclave_unchanged() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let bytes = (100 * MEGABYTE).to_string();
+    let (_source, port) = serve_outside(&["tcp-source", "127.0.0.1:0", &bytes, "12"], &scratch);
+
+    let received = enclave.guest(&["tcp-recv", &format!("{HOST}:{port}")]).expect_success();
+    assert_eq!(received.stdout.trim(), format!("received {}", Digest::of(12, 100 * MEGABYTE)));
+
+    let metrics = enclave.metrics();
+    assert!(metrics.bytes("rx") > 100 * MEGABYTE);
+    assert_eq!(metrics.losses(), 0);
+    assert_eq!(metrics.drops("rx", "runt") + metrics.drops("rx", "tap_write") + metrics.rx_over_mtu(), 0);
+}
+
+#[test]
+fn both_directions_of_many_connections_carry_bulk_at_the_same_time() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let (_echo, port) = serve_outside(&["tcp-echo", "127.0.0.1:0"], &scratch);
+    let bytes = (4 * MEGABYTE).to_string();
+    let done = enclave.guest(&["tcp-exchange", &format!("{HOST}:{port}"), "8", &bytes, "13"]).expect_success();
+    assert_eq!(done.number("good"), 8);
+    assert_eq!(enclave.metrics().losses(), 0);
+}
+
+#[test]
+fn two_hundred_connections_stand_at_the_same_time() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let (_echo, port) = serve_outside(&["tcp-echo", "127.0.0.1:0"], &scratch);
+    let before = enclave.metrics();
+    let done = enclave.guest(&["tcp-exchange", &format!("{HOST}:{port}"), "200", "20000", "14"]).expect_success();
+    assert_eq!(done.number("good"), 200);
+    assert_eq!(enclave.metrics().all_drops(), before.all_drops());
+}
+
+#[test]
+fn segments_of_every_small_size_and_around_the_mtu_arrive_whole() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let (_echo, port) = serve_outside(&["tcp-echo", "127.0.0.1:0"], &scratch);
+    // 1460 is the segment that fills an MTU of 1500; 1448 is it with timestamps.
+    for bytes in ["0", "1", "2", "1447", "1448", "1449", "1460", "1461"] {
+        let done = enclave.guest(&["tcp-exchange", &format!("{HOST}:{port}"), "1", bytes, "15"]).expect_success();
+        assert_eq!(done.number("good"), 1, "{bytes} bytes");
+    }
+}
+
+#[test]
+fn datagrams_of_every_size_to_the_mtu_come_back_from_outside() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let (_echo, port) = serve_outside(&["udp-echo", "127.0.0.1:0"], &scratch);
+    for size in [1, 2, 17, 18, DATAGRAM - 1, DATAGRAM] {
+        let pings = enclave.guest(&["udp-ping", &format!("{HOST}:{port}"), &size.to_string(), "5"]).expect_success();
+        assert_eq!(pings.number("echoed"), 5, "{size} bytes");
+    }
+}
+
+#[test]
+fn datagrams_above_the_mtu_are_fragmented_and_come_back() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let (_echo, port) = serve_outside(&["udp-echo", "127.0.0.1:0"], &scratch);
+    for size in [DATAGRAM + 1, 4000, 60_000] {
+        let pings = enclave.guest(&["udp-ping", &format!("{HOST}:{port}"), &size.to_string(), "3"]).expect_success();
+        assert_eq!(pings.number("echoed"), 3, "{size} bytes");
+    }
+}
+
+#[test]
+fn a_refused_port_outside_is_refused_inside() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let start = wait::now();
+    let refused = enclave.guest(&["tcp-recv", &format!("{HOST}:{port}")]);
+    assert_eq!(refused.code(), Some(1));
+    assert!(refused.stderr.contains("refused"), "after {:?}: {}", start.elapsed(), refused.stderr);
+}

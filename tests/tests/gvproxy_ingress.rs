@@ -1,0 +1,143 @@
+//! From the world into the enclave, through the ports that the real gvproxy exposes.
+
+use nitrotap_tests::{
+    Enclave, Gvproxy, Scratch,
+    enclave::{run_outside, start_outside},
+    guest::payload::Digest,
+    gvproxy::ENCLAVE,
+    require,
+    wait::LATER,
+};
+
+const MEGABYTE: u64 = 1_000_000;
+const DATAGRAM: usize = 1500 - 28;
+
+#[test]
+fn an_app_in_the_enclave_answers_http_from_outside() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let _server = enclave.serve(&["http-server", "0.0.0.0:8080"]);
+    let local = gvproxy.expose_tcp(8080);
+
+    let page = run_outside(&["http-get", &format!("http://{local}/some/page?x=1"), "X-Test: yes"], &scratch);
+    let page = page.expect_success().stdout;
+    assert!(page.starts_with("GET /some/page?x=1 HTTP/1.1\n"), "{page}");
+    assert!(page.contains("X-Test: yes\n"), "{page}");
+}
+
+#[test]
+fn a_hundred_megabytes_leave_an_app_through_an_exposed_port_unchanged() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let bytes = (100 * MEGABYTE).to_string();
+    let _source = enclave.serve(&["tcp-source", "0.0.0.0:7000", &bytes, "21"]);
+    let local = gvproxy.expose_tcp(7000).to_string();
+
+    let received = run_outside(&["tcp-recv", &local], &scratch).expect_success();
+    assert_eq!(received.stdout.trim(), format!("received {}", Digest::of(21, 100 * MEGABYTE)));
+    assert_eq!(enclave.metrics().losses(), 0);
+}
+
+#[test]
+fn a_hundred_megabytes_reach_an_app_through_an_exposed_port_unchanged() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let mut sink = enclave.serve(&["tcp-sink", "0.0.0.0:7000"]);
+    let local = gvproxy.expose_tcp(7000).to_string();
+
+    let bytes = (100 * MEGABYTE).to_string();
+    run_outside(&["tcp-send", &local, &bytes, "22"], &scratch).expect_success();
+    assert_eq!(sink.expect_line("received ", LATER), Digest::of(22, 100 * MEGABYTE).to_string());
+    assert_eq!(enclave.metrics().losses(), 0);
+}
+
+#[test]
+fn two_hundred_connections_from_outside_stand_at_the_same_time() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let _echo = enclave.serve(&["tcp-echo", "0.0.0.0:7000"]);
+    let local = gvproxy.expose_tcp(7000).to_string();
+
+    let before = enclave.metrics();
+    let done = run_outside(&["tcp-exchange", &local, "200", "20000", "23"], &scratch).expect_success();
+    assert_eq!(done.number("good"), 200);
+    assert_eq!(enclave.metrics().all_drops(), before.all_drops());
+}
+
+#[test]
+fn datagrams_of_every_size_to_the_mtu_come_back_from_the_enclave() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let _echo = enclave.serve(&["udp-echo", "0.0.0.0:7000"]);
+    let local = gvproxy.expose_udp(7000).to_string();
+    for size in [1, 2, 17, 18, DATAGRAM - 1, DATAGRAM] {
+        let pings = run_outside(&["udp-ping", &local, &size.to_string(), "5"], &scratch).expect_success();
+        assert_eq!(pings.number("echoed"), 5, "{size} bytes");
+    }
+}
+
+#[test]
+fn a_port_that_is_no_longer_exposed_lets_standing_connections_go_on() {
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let _source = enclave.serve(&["tcp-source", "0.0.0.0:7000", &(50 * MEGABYTE).to_string(), "24"]);
+    let local = gvproxy.expose_tcp(7000);
+    let before = enclave.metrics().bytes("tx");
+    let mut receiver = start_outside(&["tcp-recv", &local.to_string()], &scratch);
+    nitrotap_tests::wait::until("the transfer to begin", LATER, || {
+        (enclave.metrics().bytes("tx") > before + MEGABYTE).then_some(())
+    });
+    gvproxy.unexpose("tcp", local);
+    let received = receiver.finish(LATER).expect_success();
+    assert_eq!(received.stdout.trim(), format!("received {}", Digest::of(24, 50 * MEGABYTE)));
+    assert_eq!(run_outside(&["tcp-recv", &local.to_string()], &scratch).code(), Some(1));
+}
+
+#[test]
+fn a_half_closed_connection_is_cut_by_old_gvproxy_and_by_nothing_of_ours() {
+    const REPLY: u64 = MEGABYTE;
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let mut server = enclave.serve(&["half-close-server", "0.0.0.0:7000", &REPLY.to_string()]);
+
+    // The same app, the same exchange, without the peer in between: whole.
+    let direct = enclave.guest(&["half-close", &format!("{ENCLAVE}:7000"), "1000", "25"]).expect_success();
+    assert_eq!(direct.value("end"), "closed");
+    assert_eq!(direct.number("bytes"), REPLY);
+
+    let local = gvproxy.expose_tcp(7000).to_string();
+    let through = run_outside(&["half-close", &local, "1000", "25"], &scratch).expect_success();
+    // What the client sent before its end arrives in either case.
+    assert_eq!(server.expect_line("received ", LATER), Digest::of(25, 1000).to_string());
+    if gvproxy.keeps_half_closed_connections() {
+        assert_eq!(through.number("bytes"), REPLY);
+    } else {
+        assert!(through.number("bytes") < REPLY, "{}", through.stdout);
+    }
+}
+
+#[test]
+fn a_half_closed_connection_to_the_world_is_cut_by_old_gvproxy() {
+    const REPLY: u64 = MEGABYTE;
+    let gvproxy = require!(Gvproxy::start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+    let scratch = Scratch::new();
+    let args = ["half-close-server", "127.0.0.1:0", &REPLY.to_string()];
+    let (mut server, port) = nitrotap_tests::enclave::serve_outside(&args, &scratch);
+
+    let address = format!("{}:{port}", nitrotap_tests::gvproxy::HOST);
+    let through = enclave.guest(&["half-close", &address, "1000", "26"]).expect_success();
+    assert_eq!(server.expect_line("received ", LATER), Digest::of(26, 1000).to_string());
+    if gvproxy.keeps_half_closed_connections() {
+        assert_eq!(through.number("bytes"), REPLY);
+    } else {
+        assert!(through.number("bytes") < REPLY, "{}", through.stdout);
+    }
+}
