@@ -4,7 +4,7 @@ use crate::{Finished, Metrics, Namespace, Process, Scratch, binaries, peers::Mis
 use std::{fs, path::PathBuf, process::Command};
 
 /// Where the metrics are served, inside the namespace.
-const METRICS: &str = "127.0.0.1:9100";
+pub const METRICS: &str = "127.0.0.1:9100";
 
 /// How to start one; [`Enclave::options`] has the defaults.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,6 @@ impl Options {
 
     /// Starts it in a namespace that is already there.
     pub fn start_in(&self, namespace: &Namespace, host: &str, scratch: &Scratch) -> Process {
-        let resolv_conf = scratch.join("resolv.conf");
         let mut command = if self.as_pid_1 {
             let mut command = namespace.command("unshare");
             command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(binaries::nitrotap());
@@ -65,7 +64,10 @@ impl Options {
         } else {
             namespace.command(binaries::nitrotap())
         };
-        command.args(["enclave", "--host", host, "--metrics", METRICS, "--resolv-conf"]).arg(resolv_conf);
+        command.args(["enclave", "--host", host, "--metrics", METRICS]);
+        if !self.args.iter().any(|arg| arg == "--resolv-conf") {
+            command.arg("--resolv-conf").arg(scratch.join("resolv.conf"));
+        }
         command.args(&self.args);
         if !self.app.is_empty() {
             command.arg("--").args(&self.app);
@@ -128,7 +130,7 @@ impl Enclave {
     }
 
     /// Waits until a reading of the metrics satisfies `condition`, and gives it.
-    pub fn wait_for_metrics(&mut self, what: &str, condition: impl Fn(&Metrics) -> bool) -> Metrics {
+    pub fn wait_for_metrics(&mut self, what: &str, mut condition: impl FnMut(&Metrics) -> bool) -> Metrics {
         let mut last = None;
         let reached = wait::try_until(wait::SOON, || {
             assert!(self.process.is_running(), "nitrotap ended:\n{}", self.process.stderr());

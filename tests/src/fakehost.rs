@@ -18,10 +18,11 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, channel},
     },
     thread::{self, Thread},
+    time::Duration,
 };
 
 /// Where enclaves dial.
@@ -29,7 +30,7 @@ use std::{
 pub struct FakeHost {
     listener: UnixListener,
     path: PathBuf,
-    _scratch: Scratch,
+    _scratch: Option<Scratch>,
 }
 
 /// A connection just accepted.
@@ -62,6 +63,8 @@ struct Shared {
     writing: Mutex<UnixStream>,
     answers_arp: AtomicBool,
     reads: AtomicBool,
+    /// Whole frames of 14 bytes or more put on the stream so far.
+    sent: AtomicU64,
 }
 
 impl FakeHost {
@@ -69,8 +72,13 @@ impl FakeHost {
     pub fn new() -> Self {
         let scratch = Scratch::new();
         let path = scratch.join("host.sock");
-        let listener = UnixListener::bind(&path).expect("the path is fresh");
-        Self { listener, path, _scratch: scratch }
+        Self { _scratch: Some(scratch), ..Self::at(path) }
+    }
+
+    /// Listens on this path.
+    pub fn at(path: PathBuf) -> Self {
+        let listener = UnixListener::bind(&path).expect("nothing is at that path");
+        Self { listener, path, _scratch: None }
     }
 
     /// What to give as `--host`.
@@ -89,12 +97,17 @@ impl FakeHost {
     /// The next connection that comes up: the enclave asked for the gateway and got its answer.
     pub fn accept_up(&self) -> Session {
         loop {
-            // A dial whose first frame came in one piece with the request is lost, as it would be at gvproxy.
             let session = self.accept().serve();
-            if session.recv_matching(frames::is_arp).is_some() {
+            if session.shared.answers_arp.load(Relaxed) && session.recv_matching(frames::is_arp).is_some() {
                 return session;
             }
         }
+    }
+
+    /// Closes `session` and gives the next one that comes up.
+    pub fn accept_up_after(&self, session: Session) -> Session {
+        drop(session);
+        self.accept_up()
     }
 
     /// Serves every connection from now on, well behaved, until the test ends.
@@ -142,7 +155,8 @@ impl Dial {
         Ok(Greeting { request, early })
     }
 
-    /// Reads the request, and serves the frames after it.
+    /// Reads the request, and serves the frames after it. If the first of them came in one piece with the request, this
+    /// dial is lost, as it would be at gvproxy: nothing is answered.
     pub fn serve(mut self) -> Session {
         let greeting = self.greeting();
         let session = self.serve_frames();
@@ -170,6 +184,7 @@ impl Session {
             writing: Mutex::new(clone()),
             answers_arp: AtomicBool::new(true),
             reads: AtomicBool::new(true),
+            sent: AtomicU64::new(0),
         });
         let (sender, frames) = channel();
         let (mut reading, of_reader) = (clone(), shared.clone());
@@ -179,6 +194,7 @@ impl Session {
                 if let Some(reply) = reply {
                     // The enclave may be gone, which the next read tells.
                     let _ = of_reader.writer().write_all(&on_stream(&reply));
+                    of_reader.sent.fetch_add(1, Relaxed);
                 }
                 if sender.send(frame).is_err() {
                     return;
@@ -199,6 +215,22 @@ impl Session {
     /// Puts a frame on the stream.
     pub fn send(&self, frame: &[u8]) {
         self.send_raw(&on_stream(frame));
+        self.count(frame);
+    }
+
+    /// Puts frames on the stream in one piece.
+    pub fn send_all(&self, frames: &[Vec<u8>]) {
+        self.send_raw(&frames.iter().flat_map(|frame| on_stream(frame)).collect::<Vec<u8>>());
+        frames.iter().for_each(|frame| self.count(frame));
+    }
+
+    fn count(&self, frame: &[u8]) {
+        self.shared.sent.fetch_add(u64::from(frame.len() >= frames::HEADER), Relaxed);
+    }
+
+    /// Whole frames that were sent and are no runts, the answers to ARP included.
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Relaxed)
     }
 
     /// Puts a frame on the stream in two pieces, the first `at` bytes long, with a chance for the reader in between.
@@ -207,19 +239,31 @@ impl Session {
         let mut writer = self.shared.writer();
         writer.write_all(&bytes[..at]).expect("the enclave reads");
         // Nothing depends on it: only without a pause the two pieces would nearly always be read as one.
-        thread::sleep(std::time::Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
         writer.write_all(&bytes[at..]).expect("the enclave reads");
+        self.count(frame);
     }
 
     /// The next frame that satisfies `wanted`, without those before it; `None` when the stream ends first.
     pub fn recv_matching(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+        match self.recv_before(SOON, wanted) {
+            Ok(frame) => Some(frame),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("still waiting for a frame after {SOON:?}"),
+        }
+    }
+
+    /// The same, if it comes within `limit`.
+    pub fn recv_within(&self, limit: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+        self.recv_before(limit, wanted).ok()
+    }
+
+    fn recv_before(&self, limit: Duration, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, RecvTimeoutError> {
         let start = wait::now();
         loop {
-            match self.frames.recv_timeout(SOON.saturating_sub(start.elapsed())) {
-                Ok(frame) if wanted(&frame) => return Some(frame),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => panic!("still waiting for a frame after {SOON:?}"),
+            let frame = self.frames.recv_timeout(limit.saturating_sub(start.elapsed()))?;
+            if wanted(&frame) {
+                return Ok(frame);
             }
         }
     }
@@ -234,9 +278,20 @@ impl Session {
         self.shared.answers_arp.store(false, Relaxed);
     }
 
+    /// Answers ARP requests again.
+    pub fn answer(&self) {
+        self.shared.answers_arp.store(true, Relaxed);
+    }
+
     /// Reads nothing more after the next frame: the stream fills up.
     pub fn stop_reading(&self) {
         self.shared.reads.store(false, Relaxed);
+    }
+
+    /// Reads again.
+    pub fn resume_reading(&self) {
+        self.shared.reads.store(true, Relaxed);
+        self.reader.unpark();
     }
 }
 
@@ -244,8 +299,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         // Ends the reading thread too. A stream that is already closed is as good.
         let _ = self.stream.shutdown(Shutdown::Both);
-        self.shared.reads.store(true, Relaxed);
-        self.reader.unpark();
+        self.resume_reading();
     }
 }
 

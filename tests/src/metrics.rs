@@ -61,17 +61,20 @@ impl Metrics {
         self.get("nitrotap_link_probe_failures_total")
     }
 
-    /// All drops of one direction, whatever their cause.
+    /// All drops, in both directions and whatever their cause.
     pub fn all_drops(&self) -> u64 {
-        let total: f64 = self
-            .0
-            .range("nitrotap_drops_total".to_owned()..)
-            .take_while(|(series, _)| series.starts_with("nitrotap_drops_total"))
-            .map(|(_, value)| value)
-            .sum();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a sum of small counters")]
-        let whole = total as u64;
-        whole
+        self.drops_where(|_| true)
+    }
+
+    /// All drops but those with this cause.
+    pub fn all_drops_but(&self, cause: &str) -> u64 {
+        let label = format!("cause=\"{cause}\"");
+        self.drops_where(|series| !series.contains(&label))
+    }
+
+    fn drops_where(&self, wanted: impl Fn(&str) -> bool) -> u64 {
+        let names = self.0.keys().filter(|series| series.starts_with("nitrotap_drops_total{") && wanted(series));
+        names.map(|series| self.get(series)).sum()
     }
 }
 
