@@ -21,6 +21,8 @@ pub(crate) struct App {
     pid: Pid,
     /// Whether its beginning and end are news to the operator.
     news: bool,
+    /// Whether it was sent a signal that ends programs, so that dying of one is no surprise.
+    told: bool,
     children: unix::Signal,
 }
 
@@ -74,7 +76,7 @@ impl App {
         if news {
             tracing::info!(app = name, pid = pid.as_raw_nonzero().get(), "started");
         }
-        Ok(Self { name, pid, news, children })
+        Ok(Self { name, pid, news, told: false, children })
     }
 
     /// Waits for the end of the program; reaps whatever else ends meanwhile. Cancelling loses nothing.
@@ -88,7 +90,8 @@ impl App {
     }
 
     /// Passes a signal on; a program that has just ended does not mind.
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.told |= ![Signal::WINCH, Signal::CONT].contains(&signal);
         match kill_process(self.pid, signal) {
             Ok(()) => tracing::debug!(app = self.name, signal = signal.as_raw(), "signal passed on"),
             Err(errno) => tracing::debug!(app = self.name, %errno, "signal not passed on"),
@@ -115,6 +118,7 @@ impl App {
                         _ if !self.news => tracing::debug!(app = self.name, ?ended, "ended"),
                         Ended::Exited(0) => tracing::info!(app = self.name, "exited"),
                         Ended::Exited(code) => tracing::warn!(app = self.name, code, "exited with an error"),
+                        Ended::Killed(signal) if self.told => tracing::info!(app = self.name, signal, "ended as told"),
                         Ended::Killed(signal) => tracing::error!(app = self.name, signal, "killed by a signal"),
                     }
                     return Some(ended);

@@ -12,4 +12,5 @@ mod stream;
 mod worker;
 
 pub(crate) use flags::{ProxyFlags, Seconds};
-pub(crate) use server::ProxyServer;
+pub(crate) use listen::ListenAddr;
+pub(crate) use server::{ProxyOptions, ProxyServer};

@@ -5,6 +5,7 @@ use crate::{
     drive::{FrameLoop, Tunnel, TunnelConfig},
     endpoint::Endpoint,
     errors::Error,
+    http::{ProxyFlags, ProxyOptions, ProxyServer, Seconds},
     limits,
     local::namespace,
     metrics::{self, Sources},
@@ -74,9 +75,9 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     frame_loop: FrameLoop,
 
-    /// Seconds that requests in progress, and then the app, get to end after SIGTERM or SIGINT
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
-    drain_timeout: u64,
+    /// Time that requests in progress, and then the app, get to end after SIGTERM or SIGINT
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    drain_timeout: Seconds,
 
     /// The app gets Ctrl-C from the terminal itself
     #[arg(long, hide = true)]
@@ -89,10 +90,14 @@ pub(crate) struct Args {
     /// The app and its arguments; its exit code becomes ours
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
+
+    #[command(flatten)]
+    proxy: ProxyFlags,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     check_addresses(&args.address, args.gateway)?;
+    let proxy = args.proxy.options()?;
     if args.namespace_init {
         namespace::prepare_init();
     }
@@ -102,10 +107,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
         .enable_all()
         .build()
         .map_err(|e| Error::runtime(format!("cannot start the async runtime: {e}")))?;
-    runtime.block_on(enclave(args))
+    runtime.block_on(enclave(args, proxy))
 }
 
-async fn enclave(args: Args) -> Result<ExitCode, Error> {
+async fn enclave(args: Args, proxy: Option<ProxyOptions>) -> Result<ExitCode, Error> {
     let mut signals = Signals::catch(args.shared_terminal || in_terminal_foreground())?;
     let sources = Sources::default();
     procfs::add_process(&sources);
@@ -131,7 +136,8 @@ async fn enclave(args: Args) -> Result<ExitCode, Error> {
             gateway: args.gateway,
             resolv_conf: args.resolv_conf,
             metrics: args.metrics,
-            drain: Duration::from_secs(args.drain_timeout),
+            drain: args.drain_timeout.0,
+            proxy,
             command: args.command,
         },
     )
@@ -165,10 +171,15 @@ struct Rest {
     resolv_conf: ResolvTarget,
     metrics: Option<SocketAddr>,
     drain: Duration,
+    proxy: Option<ProxyOptions>,
     command: Vec<OsString>,
 }
 
 async fn serve(tunnel: &mut Tunnel, signals: &mut Signals, sources: Sources, rest: &Rest) -> Result<ExitCode, Error> {
+    let proxy = rest.proxy.as_ref().map(ProxyServer::start).transpose()?;
+    if let Some(proxy) = &proxy {
+        proxy.register(&sources);
+    }
     let _resolv_conf = write_resolv_conf(&rest.resolv_conf, rest.gateway);
     if let Some(address) = rest.metrics {
         metrics::serve(address, sources).await?;
@@ -189,13 +200,20 @@ async fn serve(tunnel: &mut Tunnel, signals: &mut Signals, sources: Sources, res
             }
             asked = signals.next() => match asked {
                 Asked::End { told } => break told,
-                Asked::Pass(signal) => if let Some(app) = &app {
+                Asked::Pass(signal) => if let Some(app) = &mut app {
                     app.signal(signal);
                 },
             },
         }
     };
     tracing::info!("stopping");
+    if let Some(proxy) = proxy {
+        // The app still serves what was accepted.
+        let cut = proxy.drain(rest.drain).await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "connections cut short at the end of the drain timeout");
+        }
+    }
     let Some(app) = &mut app else { return Ok(ExitCode::SUCCESS) };
     end_app(app, signals, told, rest.drain).await
 }

@@ -3,8 +3,10 @@
 use crate::{
     app::{App, Signals, in_terminal_foreground},
     errors::Error,
+    http::ListenAddr,
     local::{folder::Folder, gateway::Gateway, namespace, publish::Publish},
 };
+use nitrotap_proxy::UpstreamUrl;
 use std::{ffi::OsString, fs, net::Ipv4Addr, process::ExitCode};
 
 /// Run a command in a pseudo-enclave: namespaces, a real TAP device, real frames, a gateway outside
@@ -16,6 +18,7 @@ use std::{ffi::OsString, fs, net::Ipv4Addr, process::ExitCode};
 #[command(after_help = "Examples:\n  \
     nitrotap local -- ping -c 3 192.168.127.1\n  \
     nitrotap local --publish 8080:80 -- /bin/app --port 80\n  \
+    nitrotap local --publish 8080:80 --listen 0.0.0.0:80 --upstream http://127.0.0.1:3000 -- /bin/app\n  \
     nitrotap local --gateway-command '/opt/gvproxy -debug' -- sh")]
 pub(crate) struct Args {
     /// Let a port of this machine (of its loopback, unless ADDR is given) lead to a port inside; repeatable
@@ -25,6 +28,14 @@ pub(crate) struct Args {
     /// The gateway to run: a gvproxy, with arguments separated by blanks [default: gvproxy on PATH]
     #[arg(long, value_name = "CMD")]
     gateway_command: Option<String>,
+
+    /// Run the reverse proxy inside on this address, or on vsock://:PORT; repeatable
+    #[arg(long, value_name = "ADDR:PORT|vsock://:PORT", requires = "upstream")]
+    listen: Vec<ListenAddr>,
+
+    /// Where the reverse proxy's requests go: the app inside, as http://HOST:PORT
+    #[arg(long, value_name = "URL", requires = "listen")]
+    upstream: Option<UpstreamUrl>,
 
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -61,6 +72,12 @@ async fn local(args: Args) -> Result<ExitCode, Error> {
     init.push(format!("unix://{}", socket.display()).into());
     if shared_terminal {
         init.push("--shared-terminal".into());
+    }
+    for listen in args.listen {
+        init.extend(["--listen".into(), listen.to_string().into()]);
+    }
+    if let Some(upstream) = args.upstream {
+        init.extend(["--upstream".into(), upstream.to_string().into()]);
     }
     init.push("--".into());
     init.extend(args.command);
