@@ -1,0 +1,141 @@
+#!/usr/bin/env bash
+# Our frame loop beside one that moves a frame per read and write, as gvforwarder and nitriding do: the same binary with
+# --frame-loop batched (its default) and single, through the real gvproxy at MTU 1500, interleaved in one run.
+#
+#   tests/bench/loops.sh [--smoke]
+#
+# ROUNDS (5) rounds of SECONDS_EACH (4) seconds per measurement; medians and their ratio are printed. --smoke shows that it
+# runs: one round of one second. The figures hold for this machine only, the ratios travel. Steal is the share of the run
+# in which a hypervisor gave the processors to others: repeat a run with more than a few percent.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../lab.sh"
+
+rounds=${ROUNDS:-5}
+each=${SECONDS_EACH:-4}
+streams=(1 8)
+connections=(1 8 64 256)
+loops=(single batched)
+
+main() {
+    case "${1:-}" in
+        "") ;;
+        --smoke) rounds=1 each=1 connections=(1 64) ;;
+        *) lab_fail "usage: tests/bench/loops.sh [--smoke]" ;;
+    esac
+    lab_start iperf3 wrk
+    web=$(lab_port) tcp=$(lab_port)
+    iperf3 --server --bind 127.0.0.1 --port "$tcp" >"$scratch/iperf3.log" 2>&1 {lab_hold}>&- &
+    local steal_before round loop
+    steal_before=$(steal)
+    for ((round = 1; round <= rounds; round++)); do
+        # Drift of the machine then hits both loops alike: the one that goes first changes.
+        for loop in $( ((round % 2)) && echo "${loops[@]}" || echo "${loops[1]} ${loops[0]}"); do
+            measure "$loop"
+        done
+        echo "round $round of $rounds done" >&2
+    done
+    table
+    awk -v a="$steal_before" -v b="$(steal)" 'BEGIN {
+        split(a, x); split(b, y); all = y[2] - x[2]
+        printf "steal during the run: %.1f %%\n", all ? 100 * (y[1] - x[1]) / all : 0 }'
+}
+
+# One gateway, one enclave, every measurement.
+measure() {
+    local loop=$1 n
+    lab_gateway
+    lab_enclave --frame-loop "$loop"
+    serve_app
+    lab_expose "$web" 8080
+    for n in "${streams[@]}"; do
+        record "$loop" "iperf3 out, $n streams, Gbit/s" "$(throughput "$n")"
+        record "$loop" "iperf3 in, $n streams, Gbit/s" "$(throughput "$n" --reverse)"
+    done
+    for n in "${connections[@]}"; do
+        record "$loop" "wrk, $n connections, requests/s" "$(requests "$n")"
+    done
+    lab_stop "$lab_server"
+    lab_stop "$enclave"
+    lab_stop "$gateway" -KILL
+}
+
+# nginx with a tiny answer if there is one: it costs least beside what is measured.
+serve_app() {
+    if ! command -v nginx >/dev/null; then
+        app="nitrotap-test-guest"
+        lab_serve 8080 "$guest" http-server 0.0.0.0:8080
+        return
+    fi
+    app=nginx
+    mkdir -p "$scratch/nginx"
+    cat >"$scratch/nginx/nginx.conf" <<TEXT
+daemon off; user root; worker_processes 1; pid $scratch/nginx/pid; error_log $scratch/nginx/error.log;
+events { worker_connections 4096; }
+http {
+    access_log off; keepalive_requests 1000000000;
+    client_body_temp_path $scratch/nginx; proxy_temp_path $scratch/nginx; fastcgi_temp_path $scratch/nginx;
+    uwsgi_temp_path $scratch/nginx; scgi_temp_path $scratch/nginx;
+    server { listen 8080 backlog=4096; location / { return 200 "hello\n"; } }
+}
+TEXT
+    lab_serve 8080 nginx -c "$scratch/nginx/nginx.conf" -e "$scratch/nginx/error.log"
+}
+
+throughput() {
+    local n=$1
+    shift
+    # Its server needs a moment between two clients.
+    for _ in 1 2 3 4 5; do
+        if inside iperf3 --client "$HOST" --port "$tcp" --parallel "$n" --time "$each" --json "$@" >"$scratch/iperf3.json"; then
+            # What arrived, whichever way it went: the last total of the report.
+            awk '/"sum_received"/ { found = 1 } found && /"bits_per_second"/ { gsub(/[^0-9.e+]/, "", $2); print $2 / 1e9; exit }' \
+                "$scratch/iperf3.json"
+            return
+        fi
+        sleep 0.5
+    done
+    lab_fail "iperf3 failed: $(tail -n 3 "$scratch/iperf3.json")"
+}
+
+requests() {
+    wrk --threads "$(($1 < 2 ? 1 : 2))" --connections "$1" --duration "${each}s" "http://127.0.0.1:$web/" >"$scratch/wrk.log" ||
+        lab_fail "wrk failed: $(cat "$scratch/wrk.log")"
+    ! grep 'Non-2xx' "$scratch/wrk.log" >&2
+    awk '/Requests\/sec/ { print $2 }' "$scratch/wrk.log"
+}
+
+record() {
+    printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$scratch/results"
+}
+
+table() {
+    echo
+    echo "gvproxy $(gvproxy -version 2>&1 | awk '{ print $NF }'), MTU 1500, app $app, $(nproc) processors, medians of $rounds x $each s"
+    awk -F '\t' '
+        !($2 in seen) { seen[$2] = 1; names[++count] = $2 }
+        { values[$1, $2, ++n[$1, $2]] = $3 }
+        function median(loop, name,    i, j, m, v, sorted) {
+            m = n[loop, name]
+            for (i = 1; i <= m; i++) {
+                v = values[loop, name, i]
+                for (j = i - 1; j > 0 && sorted[j] > v; j--) sorted[j + 1] = sorted[j]
+                sorted[j + 1] = v
+            }
+            return m % 2 ? sorted[(m + 1) / 2] : (sorted[m / 2] + sorted[m / 2 + 1]) / 2
+        }
+        END {
+            printf "%-36s %12s %12s %8s\n", "", "single", "batched", "ratio"
+            for (i = 1; i <= count; i++) {
+                one = median("single", names[i]); ours = median("batched", names[i])
+                format = one < 100 ? "%-36s %12.2f %12.2f %8.2f\n" : "%-36s %12.0f %12.0f %8.2f\n"
+                printf format, names[i], one, ours, one ? ours / one : 0
+            }
+        }' "$scratch/results"
+}
+
+# Ticks stolen and ticks in all.
+steal() {
+    awk '$1 == "cpu" { for (i = 2; i <= 9; i++) all += $i; print $9, all }' /proc/stat
+}
+
+main "$@"
