@@ -1,6 +1,6 @@
 //! Drives the pool: turns its ids into connections, its outputs into dials, hand-overs and closes.
 //!
-//! Owns: the pool, the idle connections by [`ConnId::slot`], the answers of waiting requests by [`ReqId::slot`].
+//! Owns: the pool, the idle connections by [`ConnId::slot`], the waiting requests by [`ReqId::slot`].
 //! The `RefCell` is borrowed for one pool call and its drain, never across an await; what could run foreign code
 //! (dropping a connection) happens after the borrow.
 
@@ -39,7 +39,7 @@ pub(crate) struct Upstreams<R, D: Dialer> {
 struct State<S: ByteStream> {
     pool: Pool,
     places: Vec<Place<S>>,
-    waits: Vec<Wait<S>>,
+    waits: Vec<Rc<Wait<S>>>,
 }
 
 /// Where the connection with a given slot is.
@@ -52,16 +52,18 @@ enum Place<S: ByteStream> {
     Busy(ConnId, Rc<Signals>),
 }
 
+/// A request in the queue, shared with its task: the pool gives the slot to the next request as soon as it has answered
+/// this one, and the task may see its answer only after that.
 struct Wait<S: ByteStream> {
     req: ReqId,
-    answer: Option<Result<Grant<S>, RejectWhy>>,
-    waker: Option<Waker>,
+    answer: Cell<Option<Result<Grant<S>, RejectWhy>>>,
+    waker: Cell<Option<Waker>>,
 }
 
 /// What came of asking the pool.
 enum Asked<S: ByteStream> {
     Answered(Result<Grant<S>, RejectWhy>),
-    Queued(ReqId),
+    Queued(Rc<Wait<S>>),
 }
 
 /// A connection for one request.
@@ -94,7 +96,7 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
         loop {
             let grant = match self.ask(want) {
                 Asked::Answered(answer) => answer?,
-                Asked::Queued(req) => Queued { upstreams: self, req }.answer().await?,
+                Asked::Queued(wait) => Queued { upstreams: self, wait }.answer().await?,
             };
             let mut lease = Lease::new(self.clone(), grant);
             if !lease.reused || in_task(|cx| lease.is_alive(cx)).await {
@@ -115,20 +117,14 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
             debug_assert_eq!(r, req, "a new request's call answers no other request");
             answer = Some(a);
         });
-        if answer.is_none() {
-            let wait = Wait { req, answer: None, waker: None };
-            match state.waits.get_mut(req.slot()) {
-                Some(place) => *place = wait,
-                None => {
-                    debug_assert_eq!(state.waits.len(), req.slot(), "slots are handed out densely");
-                    state.waits.push(wait);
-                }
-            }
-        }
+        let asked = match answer {
+            Some(answer) => Asked::Answered(answer),
+            None => Asked::Queued(state.enqueue(req)),
+        };
         self.arm_for(&state.pool, now);
         drop(state);
         drop(doomed);
-        answer.map_or(Asked::Queued(req), Asked::Answered)
+        asked
     }
 
     /// A connection's request is over.
@@ -362,10 +358,22 @@ impl<S: ByteStream> State<S> {
         }
     }
 
-    fn answer(&mut self, req: ReqId, answer: Result<Grant<S>, RejectWhy>) {
-        let wait = self.waits.get_mut(req.slot()).filter(|w| w.req == req);
+    fn enqueue(&mut self, req: ReqId) -> Rc<Wait<S>> {
+        let wait = Rc::new(Wait { req, answer: Cell::new(None), waker: Cell::new(None) });
+        match self.waits.get_mut(req.slot()) {
+            Some(place) => *place = wait.clone(),
+            None => {
+                debug_assert_eq!(self.waits.len(), req.slot(), "slots are handed out densely");
+                self.waits.push(wait.clone());
+            }
+        }
+        wait
+    }
+
+    fn answer(&self, req: ReqId, answer: Result<Grant<S>, RejectWhy>) {
+        let wait = self.waits.get(req.slot()).filter(|w| w.req == req);
         let wait = wait.expect("the pool answers only requests that wait: others are cancelled in Queued::drop");
-        wait.answer = Some(answer);
+        wait.answer.set(Some(answer));
         if let Some(waker) = wait.waker.take() {
             waker.wake();
         }
@@ -375,20 +383,16 @@ impl<S: ByteStream> State<S> {
 /// A request's place in the queue.
 struct Queued<'a, R: Runtime, D: Dialer> {
     upstreams: &'a Rc<Upstreams<R, D>>,
-    req: ReqId,
+    wait: Rc<Wait<D::Stream>>,
 }
 
 impl<R: Runtime, D: Dialer> Queued<'_, R, D> {
     async fn answer(self) -> Result<Grant<D::Stream>, RejectWhy> {
-        poll_fn(|cx| {
-            let mut state = self.upstreams.state.borrow_mut();
-            let wait = &mut state.waits[self.req.slot()];
-            match wait.answer.take() {
-                Some(answer) => Poll::Ready(answer),
-                None => {
-                    wait.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+        poll_fn(|cx| match self.wait.answer.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                self.wait.waker.set(Some(cx.waker().clone()));
+                Poll::Pending
             }
         })
         .await
@@ -397,15 +401,12 @@ impl<R: Runtime, D: Dialer> Queued<'_, R, D> {
 
 impl<R: Runtime, D: Dialer> Drop for Queued<'_, R, D> {
     fn drop(&mut self) {
-        let mut state = self.upstreams.state.borrow_mut();
-        let untaken = state.waits.get_mut(self.req.slot()).filter(|w| w.req == self.req).and_then(|w| w.answer.take());
-        drop(state);
-        match untaken {
+        match self.wait.answer.take() {
             // Answered between the wake-up and this drop: the connection goes to the next in line.
             Some(Ok(grant)) => self.upstreams.done(grant.id, Some(grant.conn)),
             Some(Err(_)) => {}
             // Without effect after an answer was taken.
-            None => self.upstreams.with_pool(|state, now| state.pool.handle_cancelled(now, self.req)),
+            None => self.upstreams.with_pool(|state, now| state.pool.handle_cancelled(now, self.wait.req)),
         }
     }
 }

@@ -293,3 +293,29 @@ fn a_freed_connection_serves_the_request_that_waited_for_a_slow_dial() {
         assert_eq!((w.pool().dial_timeout, w.proxy().late), (1, 0), "nobody waited for that dial any more");
     });
 }
+
+#[test]
+fn a_request_that_takes_the_place_of_an_answered_one_takes_nothing_else_from_it() {
+    let limits = Limits { max_conns: 1, ..Limits::default() };
+    run(with_limits(limits), async |w| {
+        let (mut first, mut up) = warm(&w).await;
+        let (mut second, mut third) = (w.client(), w.client());
+        first.send(GET).await;
+        up.head().await;
+        second.send(GET).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(w.pool().waiting, 1);
+        // Two wake-ups in one turn: the second client's answer is there, and the third one asks before it is taken.
+        up.send(OK).await;
+        third.send(GET).await;
+        let all = async {
+            assert_eq!(first.message().await.1, "hi");
+            serve(&mut up).await;
+            assert_eq!(second.message().await.1, "hi");
+            serve(&mut up).await;
+            assert_eq!(third.message().await.1, "hi");
+        };
+        tokio::time::timeout(Duration::from_secs(5), all).await.expect("nobody is forgotten");
+        assert_eq!((w.pool().active, w.pool().waiting), (0, 0));
+    });
+}
