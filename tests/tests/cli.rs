@@ -24,6 +24,13 @@ fn expect_usage_error(args: &[&str], words: &[&str]) {
     assert!(!finished.stderr.contains("panicked"), "{args:?}: {}", finished.stderr);
 }
 
+/// Something that must be given is not: the lines behind the first name it.
+fn expect_missing(args: &[&str], what: &str) {
+    expect_usage_error(args, &[]);
+    let said = nitrotap(args).stderr;
+    assert!(said.contains(what), "{what} is not in: {said}");
+}
+
 /// One line, and nothing else.
 fn expect_runtime_error(finished: &Finished, words: &[&str]) {
     assert_eq!(finished.code(), Some(1), "{}", finished.stderr);
@@ -139,11 +146,43 @@ fn other_bad_values_are_usage_errors_that_name_the_flag() {
 }
 
 #[test]
+fn a_bad_upstream_or_listener_is_a_usage_error() {
+    for role in ["proxy", "enclave"] {
+        for bad in [
+            "",
+            "app",
+            "ftp://127.0.0.1:80",
+            "https://127.0.0.1",
+            "http://",
+            "http://:80",
+            "http://a b/",
+            "127.0.0.1:80",
+        ] {
+            expect_usage_error(&[role, "--listen", "127.0.0.1:0", "--upstream", bad], &["--upstream"]);
+        }
+        for bad in
+            ["", "80", "localhost:80", "127.0.0.1", "127.0.0.1:x", "vsock://3:80", "vsock://:x", "http://127.0.0.1:80"]
+        {
+            expect_usage_error(&[role, "--listen", bad, "--upstream", "http://127.0.0.1:80"], &["--listen"]);
+        }
+        expect_missing(&[role, "--listen", "127.0.0.1:0"], "--upstream <");
+        expect_missing(&[role, "--upstream", "http://127.0.0.1:80"], "--listen <");
+    }
+    expect_missing(&["proxy"], "--listen");
+}
+
+#[test]
+fn a_port_that_the_proxy_cannot_have_is_a_runtime_error_that_names_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let finished = nitrotap(&["proxy", "--listen", &address, "--upstream", "http://127.0.0.1:80"]);
+    expect_runtime_error(&finished, &[&address, "choose another port"]);
+}
+
+#[test]
 fn local_without_a_command_or_with_a_bad_port_is_a_usage_error() {
-    let missing = nitrotap(&["local"]);
-    assert_eq!(missing.code(), Some(2));
-    assert!(missing.stderr.contains("CMD"), "{}", missing.stderr);
-    assert_eq!(nitrotap(&["local", "--"]).code(), Some(2));
+    expect_missing(&["local"], "<CMD>");
+    expect_missing(&["local", "--"], "<CMD>");
     for bad in ["", "0", "70000", "x", "80:", ":80", "80:90:100", "host:80:80", "127.0.0.1:"] {
         expect_usage_error(&["local", "--publish", bad, "--", "true"], &["--publish"]);
     }
@@ -179,6 +218,30 @@ fn the_help_of_every_role_has_examples() {
     for (role, examples) in examples {
         assert!(!examples.is_empty(), "no example for {role}");
     }
+}
+
+#[test]
+fn the_examples_of_the_help_are_accepted_as_written() {
+    for (role, examples) in examples() {
+        for example in examples {
+            // With --help behind its flags a command line is parsed to its end, and nothing is run.
+            let words = words(&example);
+            let flags = words.iter().map(String::as_str).take_while(|word| *word != "--");
+            let args: Vec<_> = [&*role].into_iter().chain(flags).chain(["--help"]).collect();
+            assert_eq!(nitrotap(&args).code(), Some(0), "{example}");
+        }
+    }
+}
+
+/// The words of a command line, of which single quotes may hold blanks together.
+fn words(line: &str) -> Vec<String> {
+    let pieces = line.split('\'').enumerate();
+    pieces
+        .flat_map(|(i, piece)| match i % 2 {
+            0 => piece.split_ascii_whitespace().map(str::to_owned).collect(),
+            _ => vec![piece.to_owned()],
+        })
+        .collect()
 }
 
 #[test]

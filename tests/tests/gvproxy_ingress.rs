@@ -2,12 +2,18 @@
 
 use nitrotap_tests::{
     Enclave, Gvproxy, Scratch,
-    enclave::{run_outside, start_outside},
-    guest::payload::Digest,
-    gvproxy::ENCLAVE,
+    enclave::{Options, run_outside, start_outside},
+    guest::{
+        http_client::Client,
+        http_server::BODY_SEED,
+        payload::{Digest, Payload},
+    },
+    gvproxy::{ENCLAVE, GATEWAY},
+    http::{self, Message},
     require,
-    wait::LATER,
+    wait::{LATER, SOON},
 };
+use rustix::process::Signal;
 
 const MEGABYTE: u64 = 1_000_000;
 const DATAGRAM: usize = 1500 - 28;
@@ -24,6 +30,68 @@ fn an_app_in_the_enclave_answers_http_from_outside() {
     let page = page.expect_success().stdout;
     assert!(page.starts_with("GET /some/page?x=1 HTTP/1.1\n"), "{page}");
     assert!(page.contains("X-Test: yes\n"), "{page}");
+}
+
+/// An enclave whose reverse proxy on port 80 stands in front of an HTTP app on its loopback.
+fn with_reverse_proxy() -> Options {
+    Enclave::options().args(&["--listen", "0.0.0.0:80", "--upstream", "http://127.0.0.1:8080"])
+}
+
+#[test]
+fn an_app_behind_the_reverse_proxy_answers_http_from_outside() {
+    let gvproxy = require!(Gvproxy::start());
+    let app = with_reverse_proxy().guest_app(&["http-server", "127.0.0.1:8080"]);
+    let mut enclave = require!(Enclave::linked(app, &gvproxy.url()));
+    enclave.process.expect_line("listening on ", SOON);
+    let local = gvproxy.expose_tcp(80);
+
+    let mut client = Client::connect(local).unwrap();
+    let page = client.ask(&Message::request("GET", "/page", "example.test")).unwrap().text();
+    assert!(page.starts_with("GET /page HTTP/1.1\n"), "{page}");
+    // gvproxy hides who the client is: it comes from the gateway.
+    assert!(page.to_lowercase().contains(&format!("x-forwarded-for: {GATEWAY}\n")), "{page}");
+    let large = client.ask(&Message::request("GET", "/chunked/5000000", "example.test")).unwrap().body;
+    assert!(large == Payload::bytes(BODY_SEED, 5_000_000));
+    let echo = client.ask(&Message::request("POST", "/echo", "example.test").body(large.clone())).unwrap().body;
+    assert!(echo == large);
+    assert_eq!(enclave.metrics().losses(), 0);
+}
+
+#[test]
+fn two_hundred_clients_of_the_reverse_proxy_all_get_their_answers() {
+    let gvproxy = require!(Gvproxy::start());
+    let app = with_reverse_proxy().guest_app(&["http-server", "127.0.0.1:8080"]);
+    let mut enclave = require!(Enclave::linked(app, &gvproxy.url()));
+    enclave.process.expect_line("listening on ", SOON);
+    let local = gvproxy.expose_tcp(80);
+    let clients: Vec<_> = (0..200).map(|_| Client::connect(local).unwrap()).collect();
+    std::thread::scope(|scope| {
+        for (i, mut client) in clients.into_iter().enumerate() {
+            scope.spawn(move || {
+                let request = Message::request("GET", &format!("/bytes/{}", 2000 + i), "example.test");
+                for _ in 0..3 {
+                    assert!(client.ask(&request).unwrap().body == Payload::bytes(BODY_SEED, 2000 + i));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_request_in_progress_is_finished_before_the_app_is_told_to_end() {
+    let gvproxy = require!(Gvproxy::start());
+    let app = with_reverse_proxy().guest_app(&["http-server", "127.0.0.1:8080"]);
+    let mut enclave = require!(Enclave::linked(app, &gvproxy.url()));
+    enclave.process.expect_line("listening on ", SOON);
+    let mut client = Client::connect(gvproxy.expose_tcp(80)).unwrap();
+    client.send(&Message::request("GET", "/slow/20/50", "example.test")).unwrap();
+    http::read_head(client.reader()).unwrap().expect("a head");
+    enclave.process.signal(Signal::TERM);
+    let mut rest = String::new();
+    std::io::Read::read_to_string(client.reader(), &mut rest).unwrap();
+    assert!(rest.contains("line 19\n"), "{rest}");
+    // The app was then told, and ended by that.
+    assert_eq!(enclave.process.finish(SOON).code(), Some(128 + 15));
 }
 
 #[test]

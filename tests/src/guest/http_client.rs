@@ -4,37 +4,53 @@ use super::{PATIENCE, tcp};
 use crate::http::{self, Message};
 use std::{
     io::{self, BufReader, Write as _},
-    net::{SocketAddr, ToSocketAddrs as _},
+    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
 };
 
 /// Gets `url` and prints the body on standard output, the status line and headers on standard error. A status outside
 /// 200..=299 is a failure.
 pub fn get(url: &str, headers: &[(String, String)]) -> io::Result<()> {
     let (address, authority, path) = parse(url)?;
-    let mut stream = tcp::connect(address, PATIENCE)?;
-    let response = exchange(&mut stream, &request("GET", &path, &authority, headers))?;
+    let request = Message::request("GET", &path, &authority);
+    let request = headers.iter().fold(request, |request, (name, value)| request.with(name, value));
+    let response = Client::connect(address)?.ask(&request)?;
     write!(io::stderr(), "{}", response.head())?;
     io::stdout().write_all(&response.body)?;
     let status = response.status()?;
     if (200..300).contains(&status) { Ok(()) } else { Err(io::Error::other(format!("{url} answered {status}"))) }
 }
 
-/// Posts `body` to `url` and gives the answer.
-pub fn post(url: &str, body: &[u8]) -> io::Result<Message> {
-    let (address, authority, path) = parse(url)?;
-    let mut stream = tcp::connect(address, PATIENCE)?;
-    exchange(&mut stream, &request("POST", &path, &authority, &[]).body(body))
-}
-
-/// One request and its response on a connection that may be used again afterwards.
+/// One request and its whole response on a stream of any kind.
 pub fn exchange(stream: &mut (impl io::Read + io::Write), request: &Message) -> io::Result<Message> {
     request.write(stream)?;
     http::read_response(&mut BufReader::new(stream), request.target()?.0)
 }
 
-fn request(method: &str, path: &str, authority: &str, headers: &[(String, String)]) -> Message {
-    let request = Message::request(method, path, authority);
-    headers.iter().fold(request, |request, (name, value)| request.with(name, value))
+/// A connection that takes one request after the other.
+#[derive(Debug)]
+pub struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self { reader: BufReader::new(tcp::connect(address, PATIENCE)?) })
+    }
+
+    /// One request and its whole response.
+    pub fn ask(&mut self, request: &Message) -> io::Result<Message> {
+        self.send(request)?;
+        http::read_response(&mut self.reader, request.target()?.0)
+    }
+
+    /// One request, whose response is read from [`Client::reader`].
+    pub fn send(&mut self, request: &Message) -> io::Result<()> {
+        request.write(&mut self.reader.get_ref())
+    }
+
+    pub fn reader(&mut self) -> &mut BufReader<TcpStream> {
+        &mut self.reader
+    }
 }
 
 /// The address, the authority and the path of an `http` URL.
