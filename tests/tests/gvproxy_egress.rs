@@ -6,7 +6,7 @@ use nitrotap_tests::{
     guest::payload::Digest,
     gvproxy::{GATEWAY, HOST},
     require,
-    wait::{self, SOON},
+    wait::{self, LATER, SOON},
 };
 
 const MEGABYTE: u64 = 1_000_000;
@@ -76,6 +76,17 @@ fn a_hundred_megabytes_reach_the_enclave_unchanged() {
     assert!(metrics.bytes("rx") > 100 * MEGABYTE);
     assert_eq!(metrics.losses(), 0);
     assert_eq!(metrics.drops("rx", "runt") + metrics.drops("rx", "tap_write") + metrics.rx_over_mtu(), 0);
+}
+
+#[test]
+fn what_an_app_leaves_in_its_sockets_when_it_ends_still_arrives() {
+    let gvproxy = require!(Gvproxy::start());
+    let scratch = Scratch::new();
+    let (mut sink, port) = serve_outside(&["tcp-sink", "127.0.0.1:0"], &scratch);
+    let sender = Enclave::options().guest_app(&["tcp-leave", &format!("{HOST}:{port}"), "3000000", "13"]);
+    let mut enclave = require!(sender.start(&gvproxy.url()));
+    enclave.process.finish(LATER).expect_success();
+    assert_eq!(sink.expect_line("received ", LATER), Digest::of(13, 3_000_000).to_string());
 }
 
 #[test]

@@ -18,6 +18,7 @@ usage: nitrotap-test-guest COMMAND ARGS...
   tcp-stall ADDR                         half-close ADDR BYTES SEED
   half-close-server ADDR REPLY_BYTES     dns-a NAME SERVER_ADDR
   udp-echo ADDR                          udp-ping ADDR SIZE COUNT
+  tcp-leave ADDR BYTES SEED
   udp-flood ADDR SIZE                    ping IP SIZE COUNT
   exit CODE                              crash
   spawn-orphans COUNT                    print-env
@@ -45,6 +46,7 @@ fn run(args: &[String]) -> io::Result<ExitCode> {
         }
         ["tcp-sink", addr] => tcp::sink(parse(addr)?),
         ["tcp-send", addr, bytes, seed] => tcp::send(parse(addr)?, parse(bytes)?, parse(seed)?),
+        ["tcp-leave", addr, bytes, seed] => tcp::leave(parse(addr)?, parse(bytes)?, parse(seed)?),
         ["tcp-source", addr, bytes, seed] => tcp::source(parse(addr)?, parse(bytes)?, parse(seed)?),
         ["tcp-recv", addr] => tcp::receive(parse(addr)?, nitrotap_tests::guest::PATIENCE),
         ["tcp-recv", addr, timeout] => tcp::receive(parse(addr)?, Duration::from_millis(parse(timeout)?)),

@@ -54,6 +54,11 @@ pub fn send(address: SocketAddr, bytes: u64, seed: u64) -> io::Result<()> {
     say(format_args!("sent {}", Digest::of(seed, bytes)))
 }
 
+/// Sends `bytes` of the stream of `seed` and ends at once, leaving the rest to the kernel.
+pub fn leave(address: SocketAddr, bytes: u64, seed: u64) -> io::Result<()> {
+    Payload::new(seed).write(bytes, &mut connect(address, PATIENCE)?)
+}
+
 /// Reads a connection to its end.
 pub fn receive(address: SocketAddr, limit: Duration) -> io::Result<()> {
     let mut stream = connect(address, limit)?;
