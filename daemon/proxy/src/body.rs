@@ -37,21 +37,21 @@ impl<R: Runtime, D: Dialer> Body<R, D> {
     }
 
     /// What the upstream sends, ending `lease` with it.
-    pub(crate) fn upstream(body: Incoming, lease: Lease<R, D>, turn: Turn<R, D>, cx: &mut Context<'_>) -> Self {
+    pub(crate) fn upstream(body: Incoming, lease: Lease<R, D>, turn: Turn<R, D>) -> Self {
         let mut this = Self { source: Source::Upstream(body, lease), turn };
-        this.release_if_ended(cx);
+        this.release_if_ended();
         this
     }
 
-    fn release_if_ended(&mut self, cx: &mut Context<'_>) {
+    fn release_if_ended(&mut self) {
         if matches!(&self.source, Source::Upstream(body, _) if body.is_end_stream()) {
-            self.release(cx);
+            self.release();
         }
     }
 
-    fn release(&mut self, cx: &mut Context<'_>) {
+    fn release(&mut self) {
         if let Source::Upstream(_, lease) = std::mem::replace(&mut self.source, Source::Done) {
-            lease.release(cx);
+            lease.release();
             self.turn.complete();
         }
     }
@@ -74,8 +74,8 @@ impl<R: Runtime, D: Dialer> HttpBody for Body<R, D> {
         };
         match &frame {
             Poll::Pending => {}
-            Poll::Ready(None) => self.release(cx),
-            Poll::Ready(Some(Ok(_))) => self.release_if_ended(cx),
+            Poll::Ready(None) => self.release(),
+            Poll::Ready(Some(Ok(_))) => self.release_if_ended(),
             Poll::Ready(Some(Err(error))) => {
                 self.turn.upstream_broke_off(error);
                 if let Poll::Ready(Some(Err(error))) = frame {

@@ -5,6 +5,7 @@
 
 use crate::{
     config::Config,
+    gather::poll_write_gathered,
     runtime::{Dialer, Runtime},
     service,
     shard::Inner,
@@ -238,7 +239,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let result = poll_write_gathered(&mut self.stream, cx, bufs);
         self.note_write(&result);
         result
     }

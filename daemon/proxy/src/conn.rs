@@ -3,28 +3,35 @@
 //! Driven by the task whose request it carries, so that a response reaches its client without a wake-up between
 //! tasks; while idle, by the housekeeper.
 
-use crate::{config::Config, runtime::ByteStream};
+use crate::{config::Config, gather::poll_write_gathered, runtime::ByteStream};
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
-    client::conn::http1::{Builder, Connection, SendRequest},
+    client::conn::{
+        TrySendError,
+        http1::{Builder, Connection, SendRequest},
+    },
 };
 use hyper_util::rt::TokioIo;
 use std::{
-    cell::{Cell, RefCell},
     io::{self, IoSlice},
     pin::Pin,
-    rc::Rc,
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// An open connection to the upstream, between its handshake and its end.
 pub(crate) struct Conn<S: ByteStream> {
-    pub(crate) sender: SendRequest<UpstreamBody>,
+    sender: SendRequest<UpstreamBody>,
     link: Connection<TokioIo<Metered<S>>, UpstreamBody>,
-    pub(crate) signals: Rc<Signals>,
+    pub(crate) signals: Arc<Signals>,
+    /// Reaches whichever task drives the connection; the stream and hyper's channels know only this one.
+    waker: Waker,
     /// What the connection came to; hyper must not be polled after it.
     ended: Option<Result<(), hyper::Error>>,
 }
@@ -32,27 +39,51 @@ pub(crate) struct Conn<S: ByteStream> {
 impl<S: ByteStream> Conn<S> {
     /// Takes over a fresh stream.
     pub(crate) async fn open(stream: S, config: &Config) -> Result<Box<Self>, hyper::Error> {
-        let signals = Rc::<Signals>::default();
+        let signals = Arc::<Signals>::default();
         let io = TokioIo::new(Metered { stream, signals: signals.clone() });
         let (sender, link) = Builder::new().max_buf_size(config.max_head.max(8192)).handshake(io).await?;
-        Ok(Box::new(Self { sender, link, signals, ended: None }))
+        let waker = Waker::from(signals.clone());
+        Ok(Box::new(Self { sender, link, signals, waker, ended: None }))
     }
 
-    /// Moves bytes as far as they go. True once the connection is over: closed, broken or switched to another
-    /// protocol.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.ended.is_none()
-            && let Poll::Ready(outcome) = self.link.poll_without_shutdown(cx)
-        {
-            self.ended = Some(outcome);
+    /// Moves bytes as far as they go, and wakes the current task when there is more to do. True once the connection is
+    /// over: closed, broken or switched to another protocol.
+    pub(crate) fn drive(&mut self, cx: &Context<'_>) -> bool {
+        if self.ended.is_none() {
+            self.signals.lead_to(cx.waker());
+            if let Poll::Ready(outcome) = self.link.poll_without_shutdown(&mut Context::from_waker(&self.waker)) {
+                self.ended = Some(outcome);
+            }
         }
         self.ended.is_some()
     }
 
+    /// Puts a request before hyper; `drive` sends it and completes the future, in the task that awaits it.
+    pub(crate) fn submit(
+        &mut self,
+        mut request: Request<UpstreamBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<UpstreamBody>>>> + use<S> {
+        UpstreamBody::attach(&mut request, &self.signals);
+        let sender = &mut self.sender;
+        self.signals.quietly(|| sender.try_send_request(request))
+    }
+
+    /// The next frame that `drive` has read. Asking tells hyper to read on, but only `drive` does.
+    pub(crate) fn take_frame(&self, body: &mut Incoming) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let nobody = &mut Context::from_waker(Waker::noop());
+        self.signals.quietly(|| Pin::new(body).poll_frame(nobody))
+    }
+
     /// Whether another request may be sent, as far as is known now.
-    pub(crate) fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
-        // Driving finds a closed connection and stray bytes, and lets hyper see that the last message has ended.
-        !self.drive(cx) && self.sender.is_ready()
+    pub(crate) fn is_ready(&mut self) -> bool {
+        // Driving finds a closed connection and stray bytes, and lets hyper see that the last message has ended. Who
+        // uses the connection next drives it again, so nobody is to be woken until then.
+        !self.drive(&Context::from_waker(Waker::noop())) && self.sender.is_ready()
+    }
+
+    /// Whether hyper has seen the last message's end already.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.ended.is_none() && self.sender.is_ready()
     }
 
     /// The bare stream after an upgrade, and the bytes that hyper read beyond the 101.
@@ -62,28 +93,33 @@ impl<S: ByteStream> Conn<S> {
     }
 }
 
-/// What the parts of a connection tell each other without a lock, all on one thread.
+/// What the parts of a connection tell each other, and the waker that all of them know.
+///
+/// The waker reaches the task that drives the connection, unless that task is at work on it and caused the wake-up
+/// itself: handing hyper a request and taking a frame from it both wake the connection's driver. That is us, about to
+/// drive it anyway or done with it; without this, every request would cost two idle polls of its whole task.
 #[derive(Default)]
 pub(crate) struct Signals {
-    /// A byte was written since the last [`Self::restart`].
-    pub(crate) sent: Cell<bool>,
-    /// A byte was read since the last [`Self::restart`].
-    pub(crate) received: Cell<bool>,
+    /// A byte was written since the request was submitted.
+    pub(crate) sent: Flag,
+    /// A byte was read since the request was submitted.
+    pub(crate) received: Flag,
     /// A part of the request body went out since this was last taken.
-    pub(crate) progress: Cell<bool>,
+    pub(crate) progress: Flag,
     /// The request body has ended, or there is none.
-    pub(crate) body_done: Cell<bool>,
+    pub(crate) body_done: Flag,
     /// The client's request body could not be read to its end.
-    pub(crate) body_failed: Cell<bool>,
+    pub(crate) body_failed: Flag,
     /// The pool gave the request up.
-    pub(crate) expired: Cell<bool>,
-    /// Whom to wake for `expired`.
-    waker: RefCell<Option<Waker>>,
+    pub(crate) expired: Flag,
+    /// Wake-ups are our own doing.
+    quiet: Flag,
+    driver: Mutex<Option<Waker>>,
 }
 
 impl Signals {
     /// A new request begins.
-    pub(crate) fn restart(&self, body_done: bool) {
+    fn restart(&self, body_done: bool) {
         self.sent.set(false);
         self.received.set(false);
         self.progress.set(false);
@@ -91,27 +127,70 @@ impl Signals {
         self.body_failed.set(false);
     }
 
-    /// The request's task listens for [`Self::expire`].
-    pub(crate) fn listen(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-    }
-
     /// Gives the request up and wakes its task.
     pub(crate) fn expire(&self) {
         self.expired.set(true);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+        self.wake_driver();
+    }
+
+    fn lead_to(&self, waker: &Waker) {
+        let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
+        if !driver.as_ref().is_some_and(|driver| driver.will_wake(waker)) {
+            *driver = Some(waker.clone());
         }
+    }
+
+    /// Ignores wake-ups during `f`. No other can come in between: a shard and what wakes it share a thread.
+    fn quietly<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.quiet.set(true);
+        let value = f();
+        self.quiet.set(false);
+        value
+    }
+
+    fn wake_driver(&self) {
+        if !self.quiet.get()
+            && let Some(driver) = self.driver.lock().unwrap_or_else(PoisonError::into_inner).as_ref()
+        {
+            driver.wake_by_ref();
+        }
+    }
+}
+
+impl Wake for Signals {
+    fn wake(self: Arc<Self>) {
+        self.wake_driver();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_driver();
+    }
+}
+
+/// A flag of one thread, in the shape that a waker needs.
+#[derive(Default)]
+pub(crate) struct Flag(AtomicBool);
+
+impl Flag {
+    pub(crate) fn get(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    pub(crate) fn set(&self, value: bool) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub(crate) fn take(&self) -> bool {
+        let value = self.get();
+        self.set(false);
+        value
     }
 }
 
 /// A byte stream that notes whether bytes moved.
 pub(crate) struct Metered<S> {
     stream: S,
-    signals: Rc<Signals>,
+    signals: Arc<Signals>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
@@ -137,7 +216,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let result = poll_write_gathered(&mut self.stream, cx, bufs);
         self.note_write(&result);
         result
     }
@@ -167,7 +246,7 @@ impl<S> Metered<S> {
 pub(crate) struct UpstreamBody {
     /// `None` when there is none, so that a request can be made again from its head alone.
     client: Option<Incoming>,
-    signals: Option<Rc<Signals>>,
+    signals: Option<Arc<Signals>>,
 }
 
 impl UpstreamBody {
@@ -180,7 +259,7 @@ impl UpstreamBody {
     }
 
     /// Reports this body's progress to `signals` from now on.
-    pub(crate) fn attach(request: &mut Request<Self>, signals: &Rc<Signals>) {
+    fn attach(request: &mut Request<Self>, signals: &Arc<Signals>) {
         let body = request.body_mut();
         signals.restart(body.is_empty());
         body.signals = body.client.as_ref().map(|_| signals.clone());

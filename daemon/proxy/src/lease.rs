@@ -3,13 +3,16 @@
 //! Dropping a lease closes its connection: an aborted request must not leave half a response for the next one.
 
 use crate::{
-    conn::{Conn, UpstreamBody},
+    conn::{Conn, Signals, UpstreamBody},
     runtime::{Dialer, Runtime},
     upstreams::{Grant, Upstreams},
 };
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::{Body as _, Frame, Incoming};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::TrySendError,
+};
 use nitrotap_core::pool::ConnId;
 use std::{
     future::poll_fn,
@@ -50,6 +53,12 @@ pub(crate) enum Cause {
     Broken(hyper::Error),
 }
 
+impl Failure {
+    fn new(cause: Cause, unsent: Option<Box<Request<UpstreamBody>>>, signals: &Signals) -> Self {
+        Self { cause, sent: signals.sent.get(), received: signals.received.get(), unsent }
+    }
+}
+
 impl<R: Runtime, D: Dialer> Lease<R, D> {
     pub(crate) fn new(upstreams: Rc<Upstreams<R, D>>, grant: Grant<D::Stream>) -> Self {
         Self { upstreams, id: grant.id, reused: grant.reused, conn: Some(grant.conn), open: true }
@@ -60,8 +69,8 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
     }
 
     /// Whether the connection is still fit for a request.
-    pub(crate) fn is_alive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.conn().is_ready(cx)
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.conn().is_ready()
     }
 
     /// Ends the lease of a connection that the peer closed before it was used.
@@ -72,45 +81,47 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
     }
 
     /// Sends `request` and waits for the response's head.
-    pub(crate) async fn send(&mut self, mut request: Request<UpstreamBody>) -> Result<Response<Incoming>, Failure> {
-        let id = self.id;
-        let upstreams = self.upstreams.clone();
-        let conn = self.conn();
-        let signals = conn.signals.clone();
-        UpstreamBody::attach(&mut request, &signals);
-        let mut response = pin!(conn.sender.try_send_request(request));
-        let outcome = poll_fn(|cx| {
-            if signals.expired.get() {
-                return Poll::Ready(None);
+    pub(crate) fn send(
+        &mut self,
+        request: Request<UpstreamBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
+        let response = self.conn().submit(request);
+        async move {
+            let mut response = pin!(response);
+            poll_fn(|cx| self.poll_head(response.as_mut(), cx)).await
+        }
+    }
+
+    fn poll_head(
+        &mut self,
+        response: Pin<&mut impl Future<Output = Result<Response<Incoming>, TrySendError<Request<UpstreamBody>>>>>,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Response<Incoming>, Failure>> {
+        let conn = self.conn.as_mut().expect("a lease loses its connection only when it is consumed or upgraded");
+        if conn.signals.expired.get() {
+            let cause = if conn.signals.body_done.get() { Cause::HeadTimeout } else { Cause::BodyTimeout };
+            return Poll::Ready(Err(Failure::new(cause, None, &conn.signals)));
+        }
+        let ended = conn.drive(cx);
+        if conn.signals.progress.take() {
+            self.upstreams.progress(self.id);
+        }
+        // Only `drive` can complete it, in this very task: nobody needs to wake us for it.
+        match response.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(response)) => {
+                self.upstreams.head(self.id);
+                Poll::Ready(Ok(response))
             }
-            signals.listen(cx);
-            let ended = conn.drive(cx);
-            if signals.progress.take() {
-                upstreams.progress(id);
+            Poll::Ready(Err(mut error)) => {
+                let unsent = error.take_message().map(Box::new);
+                let client = conn.signals.body_failed.get();
+                let cause = if client { Cause::BodyFailed } else { Cause::Broken(error.into_error()) };
+                Poll::Ready(Err(Failure::new(cause, unsent, &conn.signals)))
             }
-            // Only `drive` can complete it, in this very task: nobody needs to wake us for it.
-            let response = response.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            debug_assert!(!ended || response.is_ready(), "hyper answers every request before it ends");
-            response.map(Some)
-        })
-        .await;
-        match outcome {
-            Some(Ok(response)) => {
-                upstreams.head(id);
-                Ok(response)
+            Poll::Pending => {
+                debug_assert!(!ended, "hyper answers every request before it ends");
+                Poll::Pending
             }
-            Some(Err(mut error)) => Err(Failure {
-                sent: signals.sent.get(),
-                received: signals.received.get(),
-                unsent: error.take_message().map(Box::new),
-                cause: if signals.body_failed.get() { Cause::BodyFailed } else { Cause::Broken(error.into_error()) },
-            }),
-            None => Err(Failure {
-                sent: signals.sent.get(),
-                received: signals.received.get(),
-                unsent: None,
-                cause: if signals.body_done.get() { Cause::HeadTimeout } else { Cause::BodyTimeout },
-            }),
         }
     }
 
@@ -118,21 +129,21 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
     pub(crate) fn poll_frame(
         &mut self,
         body: &mut Incoming,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let quiet = &mut Context::from_waker(Waker::noop());
-        // What `drive` has read already comes first; asking also tells hyper to read on.
-        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(quiet) {
-            return Poll::Ready(frame);
+        let conn = self.conn();
+        let frame = conn.take_frame(body);
+        if frame.is_ready() {
+            return frame;
         }
-        self.conn().drive(cx);
-        Pin::new(body).poll_frame(quiet)
+        conn.drive(cx);
+        conn.take_frame(body)
     }
 
     /// Ends the lease after a complete response: the connection is kept if it can be.
-    pub(crate) fn release(mut self, cx: &mut Context<'_>) {
-        let reusable = self.conn().sender.is_ready() || self.conn().is_ready(cx);
-        if reusable {
+    pub(crate) fn release(mut self) {
+        let conn = self.conn();
+        if conn.has_finished() || conn.is_ready() {
             self.open = false;
             let conn = self.conn.take();
             self.upstreams.done(self.id, conn);

@@ -20,6 +20,7 @@ mod client;
 mod config;
 mod conn;
 mod counters;
+mod gather;
 mod head;
 mod housekeeper;
 mod lease;

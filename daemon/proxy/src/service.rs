@@ -19,30 +19,33 @@ use nitrotap_core::pool::{
     DialError, RejectWhy, Want,
     retry::{self, Attempt, Decision},
 };
-use std::{
-    convert::Infallible,
-    error::Error,
-    future::poll_fn,
-    task::{Context, Poll},
-};
+use std::{convert::Infallible, error::Error};
 
 /// Answers one request. Dropped when the client leaves, which closes the upstream connection.
-pub(crate) async fn handle<R: Runtime, D: Dialer>(
+///
+/// hyper moves the future, so it holds little: the request goes into a box before it is made.
+pub(crate) fn handle<R: Runtime, D: Dialer>(
     turn: Turn<R, D>,
     request: Request<Incoming>,
-) -> Result<Response<Body<R, D>>, Infallible> {
-    let response = match forward(&turn, request).await {
-        Ok(Reply::Upstream(response, lease)) => {
-            let (mut parts, body) = response.into_parts();
-            head::to_client(&mut parts.headers, parts.status);
-            // The version is each hop's own; hyper answers an HTTP/1.0 client in its version.
-            parts.version = Version::HTTP_11;
-            Response::from_parts(parts, in_task(|cx| Body::upstream(body, lease, turn, cx)).await)
-        }
-        Ok(Reply::Upgraded(response)) => response.map(|()| Body::text(bytes::Bytes::new(), turn)),
-        Err(trouble) => reply::answer(trouble).map(|text| Body::text(text, turn)),
-    };
-    Ok(response)
+) -> impl Future<Output = Result<Response<Body<R, D>>, Infallible>> {
+    let job = prepare(&turn, request);
+    async move {
+        let reply = match job {
+            Ok(job) => forward(&turn, job).await,
+            Err(trouble) => Err(trouble),
+        };
+        Ok(match reply {
+            Ok(Reply::Upstream(response, lease)) => {
+                let (mut parts, body) = response.into_parts();
+                head::to_client(&mut parts.headers, parts.status);
+                // The version is each hop's own; hyper answers an HTTP/1.0 client in its version.
+                parts.version = Version::HTTP_11;
+                Response::from_parts(parts, Body::upstream(body, lease, turn))
+            }
+            Ok(Reply::Upgraded(response)) => response.map(|()| Body::text(bytes::Bytes::new(), turn)),
+            Err(trouble) => reply::answer(trouble).map(|text| Body::text(text, turn)),
+        })
+    }
 }
 
 enum Reply<R: Runtime, D: Dialer> {
@@ -50,69 +53,89 @@ enum Reply<R: Runtime, D: Dialer> {
     Upgraded(Response<()>),
 }
 
-async fn forward<R: Runtime, D: Dialer>(
-    turn: &Turn<R, D>,
-    mut request: Request<Incoming>,
-) -> Result<Reply<R, D>, Trouble> {
-    let shard = &turn.shard;
-    let upstreams = &shard.upstreams;
+/// A request ready for the upstream.
+struct Job {
+    /// Taken when it is sent.
+    request: Option<Request<UpstreamBody>>,
+    idempotent: bool,
+    /// Where to get the client's connection, if it asked for another protocol.
+    upgrade: Option<OnUpgrade>,
+}
+
+fn prepare<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut request: Request<Incoming>) -> Result<Box<Job>, Trouble> {
+    let upstreams = &turn.shard.upstreams;
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let (mut parts, body) = request.into_parts();
     let origin = Origin { client: &turn.client.address, trust_forwarded: upstreams.config.trust_forwarded };
-    let wants_upgrade = head::to_upstream(&mut parts, &upstreams.url, &origin, !body.is_end_stream())
-        .map_err(|why| report(turn, Trouble::Refused(why), &why.to_string()))?
-        .is_some();
-    let idempotent = parts.method.is_idempotent();
-    let mut request = Request::from_parts(parts, UpstreamBody::new(body));
+    let protocol = head::to_upstream(&mut parts, &upstreams.url, &origin, !body.is_end_stream())
+        .map_err(|why| report(turn, Trouble::Refused(why), &why.to_string()))?;
+    Ok(Box::new(Job {
+        idempotent: parts.method.is_idempotent(),
+        upgrade: on_upgrade.filter(|_| protocol.is_some()),
+        request: Some(Request::from_parts(parts, UpstreamBody::new(body))),
+    }))
+}
+
+async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) -> Result<Reply<R, D>, Trouble> {
+    let shard = &turn.shard;
+    let upstreams = &shard.upstreams;
     let mut retried = false;
     loop {
         let want = if retried { Want::Fresh } else { Want::Any };
         let mut lease = upstreams.lease(want).await.map_err(|why| rejected(turn, why))?;
+        let Some(request) = job.request.take() else {
+            unreachable!("there is one at first, and a retry is decided only with one at hand");
+        };
         // The copy costs as much as the rest of the pool's work, hence only where a retry could follow.
-        let copy = if lease.reused && idempotent && !retried { UpstreamBody::repeat(&request) } else { None };
+        let may_retry = lease.reused && job.idempotent && !retried;
+        job.request = if may_retry { UpstreamBody::repeat(&request) } else { None };
         match lease.send(request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                let Some(on_upgrade) = on_upgrade.filter(|_| wants_upgrade) else {
-                    return Err(report(turn, Trouble::Broken, "a 101 nobody asked for"));
-                };
-                let (mut parts, _) = response.into_parts();
-                parts.extensions.remove::<OnUpgrade>();
-                head::to_client_upgraded(&mut parts.headers);
-                shard.counters.borrow_mut().count_response(parts.status);
-                tunnel::start(shard, on_upgrade, lease);
-                return Ok(Reply::Upgraded(Response::from_parts(parts, ())));
+                return switch(turn, response, lease, job.upgrade);
             }
             Ok(response) => {
                 shard.counters.borrow_mut().count_response(response.status());
                 return Ok(Reply::Upstream(response, lease));
             }
             Err(failure) => {
-                let reused = lease.reused;
-                drop(lease);
                 let attempt = Attempt {
-                    reused,
-                    idempotent,
-                    body_replayable: failure.unsent.is_some() || copy.is_some(),
+                    reused: lease.reused,
+                    idempotent: job.idempotent,
+                    body_replayable: failure.unsent.is_some() || job.request.is_some(),
                     request_sent: failure.sent,
                     head_seen: failure.received,
                     retried,
                 };
-                let trouble = failed(&failure);
-                let again = failure.unsent.map(|unsent| *unsent).or(copy);
-                match (retry::decide(attempt), again, trouble) {
-                    (Decision::Retry, Some(again), (Trouble::Broken, cause)) => {
-                        tracing::debug!(upstream = %upstreams.url, cause, "retrying on a fresh connection");
-                        shard.counters.borrow_mut().retries += 1;
-                        request = again;
-                        retried = true;
-                    }
-                    (Decision::Retry | Decision::GiveUp, _, (trouble, cause)) => {
-                        return Err(report(turn, trouble, &cause));
-                    }
+                drop(lease);
+                let (trouble, cause) = failed(&failure);
+                if trouble != Trouble::Broken || retry::decide(attempt) == Decision::GiveUp {
+                    return Err(report(turn, trouble, &cause));
                 }
+                tracing::debug!(upstream = %upstreams.url, cause, "retrying on a fresh connection");
+                shard.counters.borrow_mut().retries += 1;
+                job.request = failure.unsent.map(|unsent| *unsent).or(job.request);
+                retried = true;
             }
         }
     }
+}
+
+/// The upstream speaks another protocol from here on.
+fn switch<R: Runtime, D: Dialer>(
+    turn: &Turn<R, D>,
+    response: Response<Incoming>,
+    lease: Lease<R, D>,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Reply<R, D>, Trouble> {
+    let Some(on_upgrade) = upgrade else {
+        return Err(report(turn, Trouble::Broken, "a 101 nobody asked for"));
+    };
+    let (mut parts, _) = response.into_parts();
+    parts.extensions.remove::<OnUpgrade>();
+    head::to_client_upgraded(&mut parts.headers);
+    turn.shard.counters.borrow_mut().count_response(parts.status);
+    tunnel::start(&turn.shard, on_upgrade, lease);
+    Ok(Reply::Upgraded(Response::from_parts(parts, ())))
 }
 
 fn failed(failure: &Failure) -> (Trouble, String) {
@@ -156,12 +179,6 @@ fn report<R: Runtime, D: Dialer>(turn: &Turn<R, D>, trouble: Trouble, cause: &st
         tracing::debug!(%upstream, status = status.as_u16(), cause, "request refused");
     }
     trouble
-}
-
-/// Runs `f` with the current task's context.
-pub(crate) async fn in_task<T>(f: impl FnOnce(&mut Context<'_>) -> T) -> T {
-    let mut f = Some(f);
-    poll_fn(|cx| Poll::Ready(f.take().expect("ready at its first poll")(cx))).await
 }
 
 /// An error with its sources: hyper names the symptom, the source the cause.

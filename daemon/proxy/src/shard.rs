@@ -116,7 +116,7 @@ pub(crate) struct Inner<R: Runtime, D: Dialer> {
 
 impl<R: Runtime, D: Dialer> Inner<R, D> {
     /// Does what is due, and gives the time of the next look.
-    pub(crate) fn housekeep(&self, cx: &mut Context<'_>) -> Option<Instant> {
+    pub(crate) fn housekeep(&self, cx: &Context<'_>) -> Option<Instant> {
         let pool = self.upstreams.housekeep(cx);
         let next = pool.into_iter().chain(self.check_clients()).min();
         self.upstreams.arm(next, cx);

@@ -9,7 +9,6 @@ use crate::{
     conn::{Conn, Signals},
     lease::Lease,
     runtime::{ByteStream, DialFailure, Dialer, Runtime},
-    service::in_task,
     url::UpstreamUrl,
 };
 use nitrotap_core::{
@@ -21,6 +20,7 @@ use std::{
     future::poll_fn,
     pin::pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -49,7 +49,7 @@ enum Place<S: ByteStream> {
     Dialing(ConnId, Option<Waker>),
     Idle(ConnId, Box<Conn<S>>),
     /// A lease has it.
-    Busy(ConnId, Rc<Signals>),
+    Busy(ConnId, Arc<Signals>),
 }
 
 /// A request in the queue, shared with its task: the pool gives the slot to the next request as soon as it has answered
@@ -99,7 +99,7 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
                 Asked::Queued(wait) => Queued { upstreams: self, wait }.answer().await?,
             };
             let mut lease = Lease::new(self.clone(), grant);
-            if !lease.reused || in_task(|cx| lease.is_alive(cx)).await {
+            if !lease.reused || lease.is_alive() {
                 return Ok(lease);
             }
             // The peer closed it while it was idle; nothing was sent, so this costs no retry.
@@ -159,7 +159,7 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
     }
 
     /// Acts on deadlines and looks for idle connections that the peer has closed. Gives the time of the next look.
-    pub(crate) fn housekeep(self: &Rc<Self>, cx: &mut Context<'_>) -> Option<Instant> {
+    pub(crate) fn housekeep(self: &Rc<Self>, cx: &Context<'_>) -> Option<Instant> {
         let mut dead = Vec::new();
         for place in &mut self.state.borrow_mut().places {
             if let Place::Idle(id, conn) = place
