@@ -66,13 +66,15 @@ lab_gateway() {
 }
 
 lab_ask() {
-    curl --silent --show-error --fail --max-time 5 --unix-socket "$socket" "http://gvproxy$@"
+    curl --silent --show-error --fail-with-body --max-time 5 --unix-socket "$socket" "http://gvproxy$@"
 }
 
 # Makes port $1 of the machine's loopback lead to port $2 inside.
 lab_expose() {
-    lab_ask "/services/forwarder/expose" --data \
-        "{\"local\":\"127.0.0.1:$1\",\"remote\":\"$ENCLAVE:$2\",\"protocol\":\"tcp\"}" >/dev/null
+    local answer
+    answer=$(lab_ask /services/forwarder/expose --data \
+        "{\"local\":\"127.0.0.1:$1\",\"remote\":\"$ENCLAVE:$2\",\"protocol\":\"tcp\"}") ||
+        lab_fail "gvproxy does not expose port $1: $answer"
 }
 
 # Starts `nitrotap enclave` with further arguments and returns once its link is up.
@@ -122,10 +124,10 @@ lab_serve() {
     done
 }
 
-# A port of the loopback that is free now.
+# A port of the loopback that is free now, below those that the kernel hands out by itself.
 lab_port() {
     local port
-    while port=$((20000 + RANDOM % 20000)); do
+    while port=$((20000 + RANDOM % 12000)); do
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
     echo "$port"

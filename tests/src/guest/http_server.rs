@@ -55,36 +55,31 @@ fn serve_connection(stream: &TcpStream, served: &Served) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(request) = http::read_request(&mut reader)? {
         served.requests.fetch_add(1, Relaxed);
+        let answer = Answer { stream, closes: request.wants_close() };
         let (method, path) = request.target()?;
         let mut words = path.trim_start_matches('/').split('/');
         let (word, mut number) =
             (words.next().unwrap_or_default(), || words.next().and_then(|n| n.parse::<u64>().ok()));
         match (method, word, number(), number()) {
-            ("GET", "bytes", Some(n), None) => sized(n, stream)?,
-            ("GET", "chunked", Some(n), None) => chunked(n, stream)?,
-            ("GET", "slow", Some(count), Some(pause)) => slow(count, Duration::from_millis(pause), stream)?,
-            ("GET", "status", Some(code), None) => {
-                Message::response(u16::try_from(code).unwrap_or(500), "As Asked").write(&mut &*stream)?;
-            }
-            ("POST", "echo", None, None) => ok(request.body.clone()).write(&mut &*stream)?,
-            ("GET", "served", None, None) => ok(served.to_string()).write(&mut &*stream)?,
+            ("GET", "bytes", Some(n), None) => answer.sized(n)?,
+            ("GET", "chunked", Some(n), None) => answer.chunked(n)?,
+            ("GET", "slow", Some(count), Some(pause)) => answer.slow(count, Duration::from_millis(pause))?,
+            ("GET", "status", Some(code), None) => answer.status(u16::try_from(code).unwrap_or(500))?,
+            ("POST", "echo", None, None) => answer.text(request.body.clone())?,
+            ("GET", "served", None, None) => answer.text(served.to_string())?,
             ("GET", "hang", None, None) => {
                 let end = reader.read(&mut [0]);
                 served.gone.fetch_add(1, Relaxed);
                 return end.map(drop);
             }
             ("GET", "abort", None, None) => return Ok(()),
-            _ => ok(describe(&request)).write(&mut &*stream)?,
+            _ => answer.text(describe(&request))?,
         }
-        if request.wants_close() {
+        if answer.closes {
             return Ok(());
         }
     }
     Ok(())
-}
-
-fn ok(body: impl Into<Vec<u8>>) -> Message {
-    Message::response(200, "OK").with("Content-Type", "text/plain").body(body)
 }
 
 /// The request as text: its first line, its headers as they came, and its body's length and hash.
@@ -95,40 +90,64 @@ fn describe(request: &Message) -> String {
     format!("{}\n{headers}body {digest}\n", request.start)
 }
 
-fn sized(n: u64, mut stream: &TcpStream) -> io::Result<()> {
-    let head = Message::response(200, "OK").with("Content-Length", n).head();
-    stream.write_all(format!("{head}\r\n").as_bytes())?;
-    Payload::new(BODY_SEED).write(n, &mut stream)
+/// The answer to one request.
+struct Answer<'a> {
+    stream: &'a TcpStream,
+    /// The connection ends with it, which it says.
+    closes: bool,
 }
 
-fn chunked(n: u64, mut stream: &TcpStream) -> io::Result<()> {
-    start_chunks(stream)?;
-    let (mut payload, mut left, mut size) = (Payload::new(BODY_SEED), n, 1);
-    while left > 0 {
-        let take = left.min(size);
-        let mut chunk = format!("{take:x}\r\n").into_bytes();
-        payload.write(take, &mut chunk)?;
-        chunk.extend_from_slice(b"\r\n");
-        stream.write_all(&chunk)?;
-        left -= take;
-        size = size * 3 % 65_521;
+impl Answer<'_> {
+    fn head(&self, status: u16, reason: &str) -> Message {
+        let message = Message::response(status, reason);
+        if self.closes { message.with("Connection", "close") } else { message }
     }
-    stream.write_all(b"0\r\n\r\n")
-}
 
-fn slow(count: u64, pause: Duration, mut stream: &TcpStream) -> io::Result<()> {
-    start_chunks(stream)?;
-    for i in 0..count {
-        std::thread::sleep(pause);
-        let line = format!("line {i}\n");
-        stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes())?;
+    fn text(&self, body: impl Into<Vec<u8>>) -> io::Result<()> {
+        self.head(200, "OK").with("Content-Type", "text/plain").body(body).write(&mut &*self.stream)
     }
-    stream.write_all(b"0\r\n\r\n")
-}
 
-fn start_chunks(mut stream: &TcpStream) -> io::Result<()> {
-    let head = Message::response(200, "OK").with("Transfer-Encoding", "chunked").head();
-    stream.write_all(format!("{head}\r\n").as_bytes())
+    fn status(&self, status: u16) -> io::Result<()> {
+        self.head(status, "As Asked").write(&mut &*self.stream)
+    }
+
+    fn sized(&self, n: u64) -> io::Result<()> {
+        self.write(&format!("{}\r\n", self.head(200, "OK").with("Content-Length", n).head()))?;
+        Payload::new(BODY_SEED).write(n, &mut &*self.stream)
+    }
+
+    fn chunked(&self, n: u64) -> io::Result<()> {
+        self.start_chunks()?;
+        let (mut payload, mut left, mut size) = (Payload::new(BODY_SEED), n, 1);
+        while left > 0 {
+            let take = left.min(size);
+            let mut chunk = format!("{take:x}\r\n").into_bytes();
+            payload.write(take, &mut chunk)?;
+            chunk.extend_from_slice(b"\r\n");
+            { self.stream }.write_all(&chunk)?;
+            left -= take;
+            size = size * 3 % 65_521;
+        }
+        self.write("0\r\n\r\n")
+    }
+
+    fn slow(&self, count: u64, pause: Duration) -> io::Result<()> {
+        self.start_chunks()?;
+        for i in 0..count {
+            std::thread::sleep(pause);
+            let line = format!("line {i}\n");
+            self.write(&format!("{:x}\r\n{line}\r\n", line.len()))?;
+        }
+        self.write("0\r\n\r\n")
+    }
+
+    fn start_chunks(&self) -> io::Result<()> {
+        self.write(&format!("{}\r\n", self.head(200, "OK").with("Transfer-Encoding", "chunked").head()))
+    }
+
+    fn write(&self, text: &str) -> io::Result<()> {
+        { self.stream }.write_all(text.as_bytes())
+    }
 }
 
 impl std::fmt::Display for Served {
