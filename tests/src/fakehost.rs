@@ -30,7 +30,21 @@ use std::{
 pub struct FakeHost {
     listener: UnixListener,
     path: PathBuf,
+    scratch: Option<Scratch>,
+}
+
+/// A host that needs no more attention; its path goes with it.
+#[derive(Debug)]
+pub struct ServedHost {
+    url: String,
     _scratch: Option<Scratch>,
+}
+
+impl ServedHost {
+    /// What to give as `--host`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
 }
 
 /// A connection just accepted.
@@ -72,13 +86,13 @@ impl FakeHost {
     pub fn new() -> Self {
         let scratch = Scratch::new();
         let path = scratch.join("host.sock");
-        Self { _scratch: Some(scratch), ..Self::at(path) }
+        Self { scratch: Some(scratch), ..Self::at(path) }
     }
 
     /// Listens on this path.
     pub fn at(path: PathBuf) -> Self {
         let listener = UnixListener::bind(&path).expect("nothing is at that path");
-        Self { listener, path, _scratch: None }
+        Self { listener, path, scratch: None }
     }
 
     /// What to give as `--host`.
@@ -110,16 +124,16 @@ impl FakeHost {
         self.accept_up()
     }
 
-    /// Serves every connection from now on, well behaved, until the test ends.
-    pub fn serve_always(self) -> String {
-        let url = self.url();
+    /// Serves every connection from now on, well behaved, on a thread that ends with the process.
+    pub fn serve_always(mut self) -> ServedHost {
+        let served = ServedHost { url: self.url(), _scratch: self.scratch.take() };
         thread::spawn(move || {
             let mut sessions = Vec::new();
             while let Ok(dial) = self.accept_blocking() {
                 sessions.push(dial.serve());
             }
         });
-        url
+        served
     }
 
     fn accept_blocking(&self) -> io::Result<Dial> {

@@ -1,6 +1,6 @@
 //! The supervised app: its exit code is ours, its output and its signals pass through, its orphans are reaped.
 
-use nitrotap_tests::{Enclave, FakeHost, enclave::Options, require, wait::SOON};
+use nitrotap_tests::{Enclave, FakeHost, enclave::Options, fakehost::ServedHost, require, wait::SOON};
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -10,23 +10,25 @@ fn script(text: &str) -> Options {
 }
 
 /// A host that is there: without one the app would wait for it for a while.
-fn host() -> String {
+fn host() -> ServedHost {
     FakeHost::new().serve_always()
 }
 
 #[test]
 fn the_exit_code_of_the_app_is_passed_on() {
+    let host = host();
     for code in ["0", "1", "2", "7", "255"] {
-        let mut enclave = require!(Enclave::options().guest_app(&["exit", code]).start(&host()));
+        let mut enclave = require!(Enclave::options().guest_app(&["exit", code]).start(host.url()));
         assert_eq!(enclave.process.finish(SOON).code(), code.parse().ok());
     }
 }
 
 #[test]
 fn an_app_that_a_signal_ends_gives_128_and_the_signal() {
-    let mut crashed = require!(Enclave::options().guest_app(&["crash"]).start(&host()));
+    let host = host();
+    let mut crashed = require!(Enclave::options().guest_app(&["crash"]).start(host.url()));
     assert_eq!(crashed.process.finish(SOON).code(), Some(128 + 6));
-    let mut killed = require!(script("kill -KILL $$").start(&host()));
+    let mut killed = require!(script("kill -KILL $$").start(host.url()));
     let killed = killed.process.finish(SOON);
     assert_eq!(killed.code(), Some(128 + 9));
     assert!(killed.stderr.contains("killed by a signal"), "{}", killed.stderr);
@@ -34,8 +36,9 @@ fn an_app_that_a_signal_ends_gives_128_and_the_signal() {
 
 #[test]
 fn an_app_that_cannot_start_is_a_runtime_failure_that_names_it() {
+    let host = host();
     for program in ["/nonexistent/app", "no-such-program", "/etc/passwd", "/"] {
-        let mut enclave = require!(Enclave::options().app(&[program]).start(&host()));
+        let mut enclave = require!(Enclave::options().app(&[program]).start(host.url()));
         let finished = enclave.process.finish(SOON);
         assert_eq!(finished.code(), Some(1), "{program}: {}", finished.stderr);
         let last = finished.stderr.lines().last().unwrap_or_default();
@@ -45,7 +48,8 @@ fn an_app_that_cannot_start_is_a_runtime_failure_that_names_it() {
 
 #[test]
 fn standard_output_and_error_of_the_app_pass_through_and_ours_carries_nothing_else() {
-    let mut enclave = require!(script("echo to-out; echo to-err >&2; printf 'no newline'").start(&host()));
+    let host = host();
+    let mut enclave = require!(script("echo to-out; echo to-err >&2; printf 'no newline'").start(host.url()));
     let finished = enclave.process.finish(SOON);
     assert_eq!(finished.stdout, "to-out\nno newline");
     assert!(finished.stderr.lines().any(|line| line == "to-err"), "{}", finished.stderr);
@@ -53,14 +57,16 @@ fn standard_output_and_error_of_the_app_pass_through_and_ours_carries_nothing_el
 
 #[test]
 fn arguments_reach_the_app_as_they_are() {
+    let host = host();
     let args = ["sh", "-c", "printf '[%s]' \"$@\"", "sh", "--host", "a b", "", "--", "-x", "*"];
-    let mut enclave = require!(Enclave::options().app(&args).start(&host()));
+    let mut enclave = require!(Enclave::options().app(&args).start(host.url()));
     assert_eq!(enclave.process.finish(SOON).stdout, "[--host][a b][][--][-x][*]");
 }
 
 #[test]
 fn the_environment_reaches_the_app() {
-    let mut enclave = require!(Enclave::options().guest_app(&["print-env"]).start(&host()));
+    let host = host();
+    let mut enclave = require!(Enclave::options().guest_app(&["print-env"]).start(host.url()));
     let finished = enclave.process.finish(SOON).expect_success();
     let path = std::env::var("PATH").unwrap();
     assert!(finished.stdout.lines().any(|line| line == format!("PATH={path}")), "{}", finished.stdout);
@@ -74,18 +80,20 @@ fn the_app_runs_without_a_host_too() {
 
 #[test]
 fn the_app_finds_the_network_ready() {
+    let host = host();
     let gateway = "grep -q '^tap0.00000000' /proc/self/net/route && echo ready";
-    let mut enclave = require!(script(gateway).start(&host()));
+    let mut enclave = require!(script(gateway).start(host.url()));
     assert_eq!(enclave.process.finish(SOON).expect_success().stdout, "ready\n");
 }
 
 #[test]
 fn signals_reach_the_app_and_its_answer_to_the_last_is_the_exit_code() {
+    let host = host();
     let text = "for s in HUP USR1 USR2; do trap \"echo got $s\" $s; done
         trap 'echo got TERM; exit 7' TERM
         echo ready
         while :; do sleep 0.05; done";
-    let mut enclave = require!(script(text).start(&host()));
+    let mut enclave = require!(script(text).start(host.url()));
     enclave.process.expect_line("ready", SOON);
     for (signal, name) in [(Signal::HUP, "HUP"), (Signal::USR1, "USR1"), (Signal::USR2, "USR2")] {
         enclave.process.signal(signal);
@@ -99,7 +107,8 @@ fn signals_reach_the_app_and_its_answer_to_the_last_is_the_exit_code() {
 
 #[test]
 fn an_interrupt_ends_the_app_like_a_termination() {
-    let mut enclave = require!(script("echo ready; exec sleep 1000").start(&host()));
+    let host = host();
+    let mut enclave = require!(script("echo ready; exec sleep 1000").start(host.url()));
     enclave.process.expect_line("ready", SOON);
     enclave.process.signal(Signal::INT);
     // It is told to terminate, whatever we were told.
@@ -108,8 +117,9 @@ fn an_interrupt_ends_the_app_like_a_termination() {
 
 #[test]
 fn an_app_that_does_not_end_when_told_is_killed_after_the_grace() {
+    let host = host();
     let options = script("trap '' TERM; echo ready; while :; do sleep 0.05; done").args(&["--drain-timeout", "1"]);
-    let mut enclave = require!(options.start(&host()));
+    let mut enclave = require!(options.start(host.url()));
     enclave.process.expect_line("ready", SOON);
     enclave.process.signal(Signal::TERM);
     let finished = enclave.process.finish(SOON);
@@ -118,8 +128,9 @@ fn an_app_that_does_not_end_when_told_is_killed_after_the_grace() {
 
 #[test]
 fn without_an_app_a_termination_is_a_success() {
+    let host = host();
     for signal in [Signal::TERM, Signal::INT] {
-        let mut enclave = require!(Enclave::linked(Enclave::options(), &host()));
+        let mut enclave = require!(Enclave::linked(Enclave::options(), host.url()));
         enclave.process.signal(signal);
         assert_eq!(enclave.process.finish(SOON).code(), Some(0));
         let devices = enclave.run("cat", &["/proc/self/net/dev"]).expect_success().stdout;
@@ -132,30 +143,34 @@ const UNTIL_GONE: &str = "for pid in $pids; do while [ -e /proc/$pid ]; do sleep
 
 #[test]
 fn orphans_are_reaped_when_nitrotap_is_pid_1() {
+    let host = host();
     let guest = nitrotap_tests::binaries::guest().display();
     let text = format!("[ $PPID = 1 ] && pids=$({guest} spawn-orphans 20 | cut -d' ' -f2) && {UNTIL_GONE}");
-    let mut enclave = require!(script(&text).as_pid_1().start(&host()));
+    let mut enclave = require!(script(&text).as_pid_1().start(host.url()));
     let finished = enclave.process.finish(SOON).expect_success();
     assert_eq!(finished.stdout, "reaped\n");
 }
 
 #[test]
 fn the_exit_code_is_passed_on_when_nitrotap_is_pid_1() {
+    let host = host();
     for (app, code) in [("exit 3", 3), ("kill -KILL $$", 137)] {
-        let mut enclave = require!(script(app).as_pid_1().start(&host()));
+        let mut enclave = require!(script(app).as_pid_1().start(host.url()));
         assert_eq!(enclave.process.finish(SOON).code(), Some(code));
     }
 }
 
 #[test]
 fn an_orphan_that_outlives_the_app_does_not_hold_its_exit_code_back() {
-    let mut enclave = require!(script("sleep 1000 >/dev/null 2>&1 & exit 4").as_pid_1().start(&host()));
+    let host = host();
+    let mut enclave = require!(script("sleep 1000 >/dev/null 2>&1 & exit 4").as_pid_1().start(host.url()));
     assert_eq!(enclave.process.finish(Duration::from_secs(30)).code(), Some(4));
 }
 
 #[test]
 fn a_crash_of_the_app_takes_the_tap_down_with_it() {
-    let mut enclave = require!(Enclave::options().guest_app(&["crash"]).start(&host()));
+    let host = host();
+    let mut enclave = require!(Enclave::options().guest_app(&["crash"]).start(host.url()));
     assert_eq!(enclave.process.finish(SOON).code(), Some(134));
     let devices = enclave.run("cat", &["/proc/self/net/dev"]).expect_success().stdout;
     assert!(!devices.contains("tap0"), "{devices}");

@@ -253,8 +253,8 @@ fn the_version_is_told() {
 #[test]
 fn a_tap_name_that_is_taken_is_a_runtime_error_that_names_it() {
     let host = FakeHost::new().serve_always();
-    let mut first = require!(Enclave::linked(Enclave::options(), &host));
-    let mut second = Enclave::options().start_in(&first.namespace, &host, &first.scratch);
+    let mut first = require!(Enclave::linked(Enclave::options(), host.url()));
+    let mut second = Enclave::options().start_in(&first.namespace, host.url(), &first.scratch);
     let finished = second.finish(SOON);
     expect_runtime_error(&finished, &["tap0", "--tap"]);
     // The first one does not notice.
@@ -300,7 +300,7 @@ fn an_enclave_without_the_right_to_make_a_tap_is_told_what_it_needs() {
 fn a_resolver_configuration_that_cannot_be_written_is_a_warning_and_no_end() {
     let host = FakeHost::new().serve_always();
     let options = Enclave::options().args(&["--resolv-conf", "/proc/nope/resolv.conf"]).app(&["echo", "ran"]);
-    let mut enclave = require!(options.start(&host));
+    let mut enclave = require!(options.start(host.url()));
     let finished = enclave.process.finish(SOON).expect_success();
     assert_eq!(finished.stdout, "ran\n");
     assert!(finished.stderr.lines().any(|line| line.contains("WARN") && line.contains("/proc/nope/resolv.conf")));
@@ -310,7 +310,7 @@ fn a_resolver_configuration_that_cannot_be_written_is_a_warning_and_no_end() {
 fn logs_can_be_json_one_object_per_line() {
     let host = FakeHost::new().serve_always();
     let options = Enclave::options().args(&["--log-format", "json"]).app(&["true"]);
-    let mut enclave = require!(options.start(&host));
+    let mut enclave = require!(options.start(host.url()));
     let finished = enclave.process.finish(SOON).expect_success();
     assert!(finished.stderr.lines().count() >= 1);
     for line in finished.stderr.lines() {

@@ -15,11 +15,11 @@ usage: nitrotap-test-guest COMMAND ARGS...
   tcp-echo ADDR                          tcp-exchange ADDR CONNECTIONS BYTES SEED
   tcp-sink ADDR                          tcp-send ADDR BYTES SEED
   tcp-source ADDR BYTES SEED             tcp-recv ADDR [TIMEOUT_MS]
-  tcp-stall ADDR                         half-close ADDR BYTES SEED
-  half-close-server ADDR REPLY_BYTES     dns-a NAME SERVER_ADDR
+  half-close-server ADDR REPLY_BYTES     half-close ADDR BYTES SEED
   udp-echo ADDR                          udp-ping ADDR SIZE COUNT
   tcp-leave ADDR BYTES SEED
   udp-flood ADDR SIZE                    ping IP SIZE COUNT
+  dns-a NAME SERVER_ADDR
   exit CODE                              crash
   spawn-orphans COUNT                    print-env
 ADDR is IP:PORT; servers take port 0 and print \"listening on ADDR\".";
@@ -50,7 +50,6 @@ fn run(args: &[String]) -> io::Result<ExitCode> {
         ["tcp-source", addr, bytes, seed] => tcp::source(parse(addr)?, parse(bytes)?, parse(seed)?),
         ["tcp-recv", addr] => tcp::receive(parse(addr)?, nitrotap_tests::guest::PATIENCE),
         ["tcp-recv", addr, timeout] => tcp::receive(parse(addr)?, Duration::from_millis(parse(timeout)?)),
-        ["tcp-stall", addr] => tcp::stall(parse(addr)?),
         ["half-close", addr, bytes, seed] => half_close::client(parse(addr)?, parse(bytes)?, parse(seed)?),
         ["half-close-server", addr, reply] => half_close::server(parse(addr)?, parse(reply)?),
         ["dns-a", name, server] => dns::lookup(name, parse(server)?),

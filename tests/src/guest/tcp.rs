@@ -1,7 +1,7 @@
 //! Plain TCP ends: echo, sink, source, and their clients.
 
 use super::{
-    PATIENCE, listen,
+    PATIENCE,
     payload::{Digest, Payload},
     say, serve_each,
 };
@@ -93,14 +93,6 @@ fn exchange_one(stream: &TcpStream, bytes: u64, seed: u64) -> io::Result<()> {
     })?;
     let expected = Digest::of(seed, bytes);
     if echoed == expected { Ok(()) } else { Err(io::Error::other(format!("sent {expected}, got {echoed} back"))) }
-}
-
-/// Accepts one connection and does nothing with it, for ever.
-pub fn stall(address: SocketAddr) -> io::Result<()> {
-    let _connection = listen(address)?.accept()?;
-    loop {
-        std::thread::park();
-    }
 }
 
 pub(super) fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
