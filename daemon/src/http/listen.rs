@@ -12,6 +12,7 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     str::FromStr,
+    time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
@@ -92,8 +93,6 @@ impl Acceptor {
             ListenAddr::Tcp(_) => {
                 let accept = |fd: &OwnedFd| Ok(net::acceptfrom_with(fd, flags)?);
                 let (fd, peer) = self.fd.async_io(Interest::READABLE, accept).await?;
-                // A head and its body leave in one write, so waiting for more only delays.
-                net::sockopt::set_tcp_nodelay(&fd, true)?;
                 let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
                 Ok((Socket::Tcp(fd.into()), peer.map_or(Peer::Unknown, |address| Peer::Ip(address.ip()))))
             }
@@ -109,12 +108,22 @@ impl Acceptor {
 /// Connections the kernel completes before we accept them; it caps this at `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
 
+/// Silence after which the kernel asks a client whether it is still there, and the pause between its 9 questions.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+
 fn bind_tcp(address: SocketAddr) -> io::Result<(OwnedFd, ListenAddr)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
     // A restart must not wait for the old connections' TIME_WAIT.
     net::sockopt::set_socket_reuseaddr(&fd, true)?;
+    // Accepted sockets inherit these (tcp(7)). A head and its body leave in one write, so waiting for more only delays;
+    // and a client that vanished in the middle of a response or a tunnel must not hold its connections for ever.
+    net::sockopt::set_tcp_nodelay(&fd, true)?;
+    net::sockopt::set_socket_keepalive(&fd, true)?;
+    net::sockopt::set_tcp_keepidle(&fd, KEEPALIVE_AFTER)?;
+    net::sockopt::set_tcp_keepintvl(&fd, KEEPALIVE_EVERY)?;
     net::bind(&fd, &address)?;
     net::listen(&fd, BACKLOG)?;
     let bound = SocketAddr::try_from(net::getsockname(fd.as_fd())?)?;
@@ -144,6 +153,17 @@ mod tests {
         for bad in ["", ":80", "80", "localhost:80", "vsock://80", "vsock://3:80", "vsock://:x", "http://1.2.3.4:80"] {
             assert!(bad.parse::<ListenAddr>().is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn accepted_sockets_inherit_the_listeners_options() {
+        let acceptor = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap().register().unwrap();
+        let ListenAddr::Tcp(address) = acceptor.address else { panic!("TCP was asked for") };
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (Socket::Tcp(stream), peer) = acceptor.accept().await.unwrap() else { panic!("TCP was asked for") };
+        assert_eq!(peer, Peer::Ip(address.ip()));
+        assert!(stream.nodelay().unwrap() && net::sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(net::sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE_AFTER);
     }
 
     #[test]
