@@ -10,7 +10,7 @@ usage: tests/peers.sh gvproxy|vm|tools|all
   gvproxy  the host gateway enclaves use today
   vm       what the microVM test boots: qemu, a kernel with its vsock modules, a static busybox,
            vhost-device-vsock (built with cargo); x86_64 only
-  tools    iperf3, wrk, nginx, ping, ip, ps
+  tools    curl, iperf3, wrk, nginx, ping, ip, ps
   all      everything above
 
 Files go into $NITROTAP_PEERS, by default target/peers of this repository. What is there already is kept, so a second
@@ -136,7 +136,7 @@ get_vhost_device_vsock() {
 }
 
 get_tools() {
-    packages tools iperf3:iperf3 wrk:wrk nginx:nginx-light ping:iputils-ping ip:iproute2 ps:procps
+    packages tools curl:curl iperf3:iperf3 wrk:wrk nginx:nginx-light ping:iputils-ping ip:iproute2 ps:procps
 }
 
 # packages VERB COMMAND:PACKAGE... installs the packages of the commands that are missing.
