@@ -4,8 +4,8 @@
 #
 #   tests/bench/loops.sh [--smoke]
 #
-# ROUNDS (5) rounds of SECONDS_EACH (4) seconds per measurement; medians and their ratio are printed. --smoke shows that it
-# runs: one round of one second. The figures hold for this machine only, the ratios travel. Steal is the share of the run
+# ROUNDS (5) rounds of SECONDS_EACH (4) seconds per measurement; medians and their ratio are printed, of the speed and of
+# the processor time that nitrotap spent per unit. --smoke shows that it runs: one round of one second. The figures hold for this machine only, the ratios travel. Steal is the share of the run
 # in which a hypervisor gave the processors to others: repeat a run with more than a few percent.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lab.sh"
@@ -25,38 +25,46 @@ main() {
     lab_start iperf3 wrk
     web=$(lab_port) tcp=$(lab_port)
     iperf3 --server --bind 127.0.0.1 --port "$tcp" >"$scratch/iperf3.log" 2>&1 {lab_hold}>&- &
-    local steal_before round loop
+    lab_gateway
+    # The app listens as long as the namespace lives; the loopback that shows it comes with the first enclave.
+    lab_enclave
+    serve_app
+    lab_expose "$web" 8080
+    lab_stop "$enclave"
+    local steal_before round n
     steal_before=$(steal)
     for ((round = 1; round <= rounds; round++)); do
-        # Drift of the machine then hits both loops alike: the one that goes first changes.
-        for loop in $( ((round % 2)) && echo "${loops[@]}" || echo "${loops[1]} ${loops[0]}"); do
-            measure "$loop"
+        for n in "${streams[@]}"; do
+            beside "iperf3 out, $n streams, Gbit/s" throughput "$n"
+            beside "iperf3 in, $n streams, Gbit/s" throughput "$n" --reverse
+        done
+        for n in "${connections[@]}"; do
+            beside "wrk, $n connections, requests/s" requests "$n"
         done
         echo "round $round of $rounds done" >&2
     done
+    lab_stop "$lab_server"
     table
     awk -v a="$steal_before" -v b="$(steal)" 'BEGIN {
         split(a, x); split(b, y); all = y[2] - x[2]
         printf "steal during the run: %.1f %%\n", all ? 100 * (y[1] - x[1]) / all : 0 }'
 }
 
-# One gateway, one enclave, every measurement.
-measure() {
-    local loop=$1 n
-    lab_gateway
-    lab_enclave --frame-loop "$loop"
-    serve_app
-    lab_expose "$web" 8080
-    for n in "${streams[@]}"; do
-        record "$loop" "iperf3 out, $n streams, Gbit/s" "$(throughput "$n")"
-        record "$loop" "iperf3 in, $n streams, Gbit/s" "$(throughput "$n" --reverse)"
+# Takes one measurement with either loop, one right after the other so that the machine's drift hits both alike; the one
+# that goes first changes every round.
+beside() {
+    local name=$1 loop figure cost order=("${loops[@]}")
+    shift
+    ((round % 2)) || order=("${loops[1]}" "${loops[0]}")
+    for loop in "${order[@]}"; do
+        lab_enclave --frame-loop "$loop"
+        figure=$("$@")
+        # What nitrotap itself spent, in microseconds per megabit or request: other load on the machine moves it less.
+        cost=$(awk -v hz="$(getconf CLK_TCK)" -v figure="$figure" -v each="$each" -v unit="${name##*, }" \
+            '{ print ($14 + $15) / hz * 1e6 / (figure * each * (unit == "Gbit/s" ? 1000 : 1)) }' "/proc/$enclave/stat")
+        printf '%s\t%s\t%s\t%s\n' "$loop" "$name" "$figure" "$cost" >>"$scratch/results"
+        lab_stop "$enclave"
     done
-    for n in "${connections[@]}"; do
-        record "$loop" "wrk, $n connections, requests/s" "$(requests "$n")"
-    done
-    lab_stop "$lab_server"
-    lab_stop "$enclave"
-    lab_stop "$gateway" -KILL
 }
 
 # nginx with a tiny answer if there is one: it costs least beside what is measured.
@@ -104,17 +112,13 @@ requests() {
     awk '/Requests\/sec/ { print $2 }' "$scratch/wrk.log"
 }
 
-record() {
-    printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$scratch/results"
-}
-
 table() {
     echo
     echo "gvproxy $(gvproxy -version 2>&1 | awk '{ print $NF }'), MTU 1500, app $app, $(nproc) processors, medians of $rounds x $each s"
     awk -F '\t' '
         !($2 in seen) { seen[$2] = 1; names[++count] = $2 }
-        { values[$1, $2, ++n[$1, $2]] = $3 }
-        function median(loop, name,    i, j, m, v, sorted) {
+        { m = ++n[$1, $2]; speed[$1, $2, m] = $3; cost[$1, $2, m] = $4 }
+        function median(values, loop, name,    i, j, m, v, sorted) {
             m = n[loop, name]
             for (i = 1; i <= m; i++) {
                 v = values[loop, name, i]
@@ -123,12 +127,16 @@ table() {
             }
             return m % 2 ? sorted[(m + 1) / 2] : (sorted[m / 2] + sorted[m / 2 + 1]) / 2
         }
+        function pair(values, name,    one, ours, form) {
+            one = median(values, "single", name); ours = median(values, "batched", name)
+            form = one < 100 ? " %9.2f %9.2f %6.2f" : " %9.0f %9.0f %6.2f"
+            printf form, one, ours, one ? ours / one : 0
+        }
         END {
-            printf "%-36s %12s %12s %8s\n", "", "single", "batched", "ratio"
+            printf "%-33s %26s %26s\n", "", "speed", "nitrotap us per Mbit, req"
+            printf "%-33s %9s %9s %6s %9s %9s %6s\n", "", "single", "batched", "ratio", "single", "batched", "ratio"
             for (i = 1; i <= count; i++) {
-                one = median("single", names[i]); ours = median("batched", names[i])
-                format = one < 100 ? "%-36s %12.2f %12.2f %8.2f\n" : "%-36s %12.0f %12.0f %8.2f\n"
-                printf format, names[i], one, ours, one ? ours / one : 0
+                printf "%-33s", names[i]; pair(speed, names[i]); pair(cost, names[i]); print ""
             }
         }' "$scratch/results"
 }
