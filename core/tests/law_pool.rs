@@ -324,7 +324,7 @@ struct Model {
     idle: Vec<(usize, Instant)>,
     heads: Vec<(usize, Instant)>,
     streaming: Vec<usize>,
-    waiters: Vec<(usize, Instant)>,
+    waiters: Vec<(usize, Instant, Want)>,
     /// Demand from each time on.
     history: Vec<(Instant, usize)>,
     next_conn: usize,
@@ -386,11 +386,7 @@ impl Model {
             self.assign(now, req, conn, true);
         } else if self.waiters.len() < self.limits.max_waiters {
             self.count.queued += 1;
-            self.waiters.push((req, now));
-            let open = self.dialing.len() + self.idle.len() + self.active();
-            if open == self.limits.max_conns && self.dialing.len() < self.waiters.len() {
-                self.close_oldest_idle(CloseWhy::Replaced);
-            }
+            self.waiters.push((req, now, want));
             self.cover(now);
         } else {
             self.reject(req, RejectWhy::QueueFull);
@@ -414,7 +410,7 @@ impl Model {
                 self.count.dials_spare += 1;
                 self.park(now, conn);
             } else {
-                let (req, _) = self.waiters.remove(0);
+                let (req, ..) = self.waiters.remove(0);
                 self.assign(now, req, conn, false);
             }
         }
@@ -432,7 +428,7 @@ impl Model {
             }
             let uncovered = self.waiters.len().saturating_sub(self.dialing.len());
             let victims = if self.idle.len() + self.active() == 0 { uncovered } else { uncovered.min(1) };
-            for (req, _) in self.waiters.drain(..victims).collect::<Vec<_>>() {
+            for (req, ..) in self.waiters.drain(..victims).collect::<Vec<_>>() {
                 self.reject(req, RejectWhy::DialFailed(why));
             }
         }
@@ -456,11 +452,12 @@ impl Model {
             if verdict == Verdict::MustClose {
                 self.count.close_not_reusable += 1;
                 self.cover(now);
-            } else if self.waiters.is_empty() {
-                self.park(now, conn);
-            } else {
-                let (req, _) = self.waiters.remove(0);
+            } else if let Some(first) = self.waiters.iter().position(|w| w.2 == Want::Any) {
+                let (req, ..) = self.waiters.remove(first);
                 self.assign(now, req, conn, true);
+            } else {
+                self.park(now, conn);
+                self.cover(now);
             }
         }
         self.settle(now);
@@ -490,7 +487,7 @@ impl Model {
             self.out.push(Seen::Close(conn, CloseWhy::HeadTimeout));
             self.cover(now);
         }
-        while let Some(&(req, since)) = self.waiters.first()
+        while let Some(&(req, since, _)) = self.waiters.first()
             && since + limits.wait_timeout <= now
         {
             self.waiters.remove(0);
@@ -529,9 +526,13 @@ impl Model {
     }
 
     fn cover(&mut self, now: Instant) {
-        while self.dialing.len() < self.waiters.len()
-            && self.dialing.len() + self.idle.len() + self.active() < self.limits.max_conns
-        {
+        while self.dialing.len() < self.waiters.len() {
+            if self.dialing.len() + self.idle.len() + self.active() == self.limits.max_conns {
+                if self.idle.is_empty() {
+                    break;
+                }
+                self.close_oldest_idle(CloseWhy::Replaced);
+            }
             self.dialing.push((self.next_conn, now));
             self.out.push(Seen::Dial(self.next_conn));
             self.count.dials += 1;

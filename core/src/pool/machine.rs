@@ -8,8 +8,9 @@
 //! Rules:
 //! 1. The newest idle connection goes first: the rest age, and can be closed.
 //! 2. With none idle, a request joins the FIFO and a dial starts, unless enough dials are in flight already or
-//!    [`Limits::max_conns`] is reached. A finished dial and a freed connection both serve the FIFO's head.
-//! 3. A dial that finds the FIFO empty leaves an idle connection.
+//!    [`Limits::max_conns`] is reached. A finished dial and a freed connection both serve the FIFO's head. A retry
+//!    ([`Want::Fresh`]) is served by a dial only, and may cost an idle connection its place.
+//! 3. A dial that finds nobody waiting leaves an idle connection.
 //! 4. A failed dial rejects the FIFO's head, unless other dials still cover every waiter, and starts no new dial.
 //!    When that leaves no open connection, it rejects every waiter that no dial covers: nothing would serve them.
 //! 5. Open connections number at most the peak of demand (busy connections and waiting requests) over
@@ -40,9 +41,11 @@ pub struct Pool {
     heads: List,
     /// Busy connections, those in `heads` included.
     active: usize,
-    waiters: Table<Instant>,
-    /// Waiting requests, the oldest first.
+    waiters: Table<Waiter>,
+    /// Requests waiting for any connection, the oldest first.
     fifo: List,
+    /// Requests waiting for a fresh connection, the oldest first.
+    fresh: List,
     demand: Demand,
     output: VecDeque<Output>,
     counters: PoolCounters,
@@ -53,6 +56,12 @@ struct Conn {
     state: State,
     /// When it entered `state`, or last made progress in it.
     since: Instant,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    since: Instant,
+    want: Want,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +91,7 @@ impl Pool {
             active: 0,
             waiters: Table::new(limits.max_waiters),
             fifo: List::new(),
+            fresh: List::new(),
             demand: Demand::new(limits.demand_window),
             output: VecDeque::new(),
             counters: PoolCounters::default(),
@@ -97,7 +107,7 @@ impl Pool {
     /// Whether no request waits or is served and no dial is in flight.
     #[must_use]
     pub const fn is_quiet(&self) -> bool {
-        self.active == 0 && self.fifo.len() == 0 && self.dialing.len() == 0
+        self.active == 0 && self.waiting() == 0 && self.dialing.len() == 0
     }
 
     /// Keeps no connection beyond its request from now on; waiting and new requests are still served.
@@ -119,13 +129,9 @@ impl Pool {
             self.active += 1;
             self.assign(req, slot, true);
             req
-        } else if let Some((serial, slot)) = self.waiters.insert(self.now) {
+        } else if let Some((serial, slot)) = self.waiters.insert(Waiter { since: self.now, want }) {
             self.counters.queued += 1;
-            self.fifo.push_back(&mut self.waiters, slot);
-            if self.conns.is_full() && self.dialing.len() < self.fifo.len() {
-                // Idle connections exist here only if a fresh one is wanted: one of them makes room.
-                self.close_oldest_idle(CloseWhy::Replaced);
-            }
+            self.enqueue(slot, want);
             self.cover_waiters();
             ReqId { serial, slot }
         } else {
@@ -142,8 +148,7 @@ impl Pool {
     pub fn handle_cancelled(&mut self, now: Instant, req: ReqId) {
         self.advance(now);
         if self.waiters.get_mut(req.serial, req.slot).is_some() {
-            self.fifo.unlink(&mut self.waiters, req.slot);
-            self.waiters.remove(req.slot);
+            self.dequeue(req.slot);
             self.counters.cancelled += 1;
         }
         self.settle();
@@ -155,7 +160,8 @@ impl Pool {
         if self.state(conn) == Some(State::Dialing) {
             self.counters.connected += 1;
             self.dialing.unlink(&mut self.conns, conn.slot);
-            if let Some(req) = self.next_waiter() {
+            if let Some(waiter) = self.oldest_waiter() {
+                let req = self.dequeue(waiter);
                 self.active += 1;
                 self.assign(req, conn.slot, false);
             } else {
@@ -204,11 +210,13 @@ impl Pool {
                     self.cover_waiters();
                 }
                 Verdict::Reusable => {
-                    if let Some(req) = self.next_waiter() {
+                    if let Some(waiter) = self.fifo.front() {
+                        let req = self.dequeue(waiter);
                         self.active += 1;
                         self.assign(req, conn.slot, true);
                     } else {
                         self.become_idle(conn.slot);
+                        self.cover_waiters();
                     }
                 }
             }
@@ -244,17 +252,13 @@ impl Pool {
             self.close(slot, CloseWhy::HeadTimeout);
             self.cover_waiters();
         }
-        while let Some(slot) = self.fifo.front() {
-            if self.now < *self.waiters.at(slot).1 + self.limits.wait_timeout {
+        while let Some(waiter) = self.oldest_waiter() {
+            if self.now < self.waiters.at(waiter).1.since + self.limits.wait_timeout {
                 break;
             }
             let late = self.dialing.len() > 0;
-            if let Some(req) = self.next_waiter() {
-                self.reject(
-                    req,
-                    if late { RejectWhy::DialFailed(DialError::TimedOut) } else { RejectWhy::WaitTimeout },
-                );
-            }
+            let req = self.dequeue(waiter);
+            self.reject(req, if late { RejectWhy::DialFailed(DialError::TimedOut) } else { RejectWhy::WaitTimeout });
         }
         while self.overdue(&self.idle, self.limits.idle_timeout).is_some() {
             self.close_oldest_idle(CloseWhy::IdleTimeout);
@@ -277,7 +281,7 @@ impl Pool {
             return Some((self.now, TimerKind::Output));
         }
         let conn = |list: &List, after| list.front().map(|slot| self.conns.at(slot).1.since + after);
-        let waiter = self.fifo.front().map(|slot| *self.waiters.at(slot).1 + self.limits.wait_timeout);
+        let waiter = self.oldest_waiter().map(|slot| self.waiters.at(slot).1.since + self.limits.wait_timeout);
         let demand = (self.idle.len() > self.limits.min_idle).then(|| self.demand.next());
         [
             (conn(&self.dialing, self.limits.dial_timeout), TimerKind::Dial),
@@ -305,8 +309,8 @@ impl Pool {
         self.counters.idle = self.idle.len() as u64;
         self.counters.active = self.active as u64;
         self.counters.dialing = self.dialing.len() as u64;
-        self.counters.waiting = self.fifo.len() as u64;
-        self.demand.record(self.now, self.active + self.fifo.len());
+        self.counters.waiting = self.waiting() as u64;
+        self.demand.record(self.now, self.active + self.waiting());
     }
 
     fn conn_id(&self, slot: u32) -> ConnId {
@@ -329,12 +333,30 @@ impl Pool {
         list.front().filter(|&slot| self.conns.at(slot).1.since + patience <= self.now)
     }
 
-    fn next_waiter(&mut self) -> Option<ReqId> {
-        let slot = self.fifo.front()?;
-        let serial = self.waiters.at(slot).0;
-        self.fifo.unlink(&mut self.waiters, slot);
+    const fn waiting(&self) -> usize {
+        self.fifo.len() + self.fresh.len()
+    }
+
+    /// Whoever waits longest, for whatever kind of connection.
+    fn oldest_waiter(&self) -> Option<u32> {
+        self.fifo.front().into_iter().chain(self.fresh.front()).min_by_key(|slot| self.waiters.at(*slot).0)
+    }
+
+    fn enqueue(&mut self, slot: u32, want: Want) {
+        match want {
+            Want::Any => self.fifo.push_back(&mut self.waiters, slot),
+            Want::Fresh => self.fresh.push_back(&mut self.waiters, slot),
+        }
+    }
+
+    fn dequeue(&mut self, slot: u32) -> ReqId {
+        let (serial, &Waiter { want, .. }) = self.waiters.at(slot);
+        match want {
+            Want::Any => self.fifo.unlink(&mut self.waiters, slot),
+            Want::Fresh => self.fresh.unlink(&mut self.waiters, slot),
+        }
         self.waiters.remove(slot);
-        Some(ReqId { serial, slot })
+        ReqId { serial, slot }
     }
 
     fn assign(&mut self, req: ReqId, slot: u32, reused: bool) {
@@ -360,7 +382,11 @@ impl Pool {
 
     /// Dials until each waiter has a dial in flight, or no place is left.
     fn cover_waiters(&mut self) {
-        while self.dialing.len() < self.fifo.len() {
+        while self.dialing.len() < self.waiting() {
+            if self.conns.is_full() {
+                // There are idle connections beside waiters only if those want fresh ones.
+                self.close_oldest_idle(CloseWhy::Replaced);
+            }
             let Some((serial, slot)) = self.conns.insert(Conn { state: State::Dialing, since: self.now }) else {
                 break;
             };
@@ -382,8 +408,9 @@ impl Pool {
         self.dialing.unlink(&mut self.conns, slot);
         self.conns.remove(slot);
         let nothing_open = self.active + self.idle.len() == 0;
-        while self.fifo.len() > self.dialing.len() {
-            let Some(req) = self.next_waiter() else { break };
+        while self.waiting() > self.dialing.len() {
+            let Some(waiter) = self.oldest_waiter() else { break };
+            let req = self.dequeue(waiter);
             self.reject(req, RejectWhy::DialFailed(why));
             if !nothing_open {
                 break;

@@ -52,7 +52,8 @@ impl fmt::Display for ReqId {
 pub enum Want {
     /// Any: an idle one is best.
     Any,
-    /// None of those idle now: for a retry, whose first connection turned out to be dead; its neighbours may be too.
+    /// One dialled from now on: for a retry, whose first connection turned out to be dead; its neighbours may be too,
+    /// and a server that is about to end closes its connections as they become free.
     Fresh,
 }
 

@@ -137,6 +137,33 @@ fn a_retry_gets_none_of_the_idle_connections() {
 }
 
 #[test]
+fn a_retry_waits_for_its_dial_while_a_freed_connection_serves_who_came_later() {
+    let mut t = Tester::new(Limits { max_conns: 2, ..Limits::default() });
+    let busy = t.busy(1)[0];
+    let retry = t.pool.handle_request(t.now, Want::Fresh);
+    let dial = t.dialled();
+    let other = t.pool.handle_request(t.now, Want::Any);
+    t.pool.handle_done(t.now, busy, Verdict::Reusable);
+    assert_eq!(t.outputs(), [Output::Assign { req: other, conn: busy, reused: true }]);
+    t.pool.handle_connected(t.now, dial);
+    assert_eq!(t.outputs(), [Output::Assign { req: retry, conn: dial, reused: false }]);
+}
+
+#[test]
+fn at_the_limit_a_retry_takes_the_place_of_the_next_freed_connection() {
+    let mut t = Tester::new(Limits { max_conns: 1, ..Limits::default() });
+    let busy = t.busy(1)[0];
+    let retry = t.pool.handle_request(t.now, Want::Fresh);
+    assert_eq!(t.outputs(), []);
+    t.pool.handle_done(t.now, busy, Verdict::Reusable);
+    let outputs = t.outputs();
+    assert_eq!(outputs[0], Output::Close { conn: busy, why: CloseWhy::Replaced });
+    let Output::Dial { conn } = outputs[1] else { panic!("{outputs:?}") };
+    t.pool.handle_connected(t.now, conn);
+    assert_eq!(t.outputs(), [Output::Assign { req: retry, conn, reused: false }]);
+}
+
+#[test]
 fn a_spike_is_forgotten_after_the_demand_window_and_its_connections_close_oldest_first() {
     let limits = Limits { min_idle: 2, idle_timeout: Duration::from_secs(600), ..Limits::default() };
     let mut t = Tester::new(limits);
