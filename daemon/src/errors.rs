@@ -1,6 +1,6 @@
 //! What ends the process: one clear line that says what failed, where, and what to do; and its exit code.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 /// A failure that ends the process. The message names what failed and, where one exists, the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +24,9 @@ impl Error {
 }
 
 /// Prints `error` as one line on standard error and gives its exit code.
-#[expect(clippy::print_stderr, reason = "the last word of a failing command, with or without a log subscriber")]
 pub(crate) fn report(error: &Error) -> ExitCode {
-    eprintln!("nitrotap: {error}");
+    // If nobody reads it, the exit code has to do.
+    let _ = writeln!(std::io::stderr(), "nitrotap: {error}");
     ExitCode::from(match error {
         Error::Usage(_) => 2,
         Error::Runtime(_) => 1,

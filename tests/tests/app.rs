@@ -1,8 +1,10 @@
 //! The supervised app: its exit code is ours, its output and its signals pass through, its orphans are reaped.
 
-use nitrotap_tests::{Enclave, FakeHost, enclave::Options, fakehost::ServedHost, require, wait::SOON};
+use nitrotap_tests::{
+    Enclave, FakeHost, Namespace, binaries, enclave::Options, fakehost::ServedHost, require, wait::SOON,
+};
 use rustix::process::Signal;
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 /// `nitrotap enclave` with a shell script as its app; the network plays no part.
 fn script(text: &str) -> Options {
@@ -53,6 +55,17 @@ fn standard_output_and_error_of_the_app_pass_through_and_ours_carries_nothing_el
     let finished = enclave.process.finish(SOON);
     assert_eq!(finished.stdout, "to-out\nno newline");
     assert!(finished.stderr.lines().any(|line| line == "to-err"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_takes_nothing_down() {
+    let namespace = require!(Namespace::new());
+    let mut command = namespace.command(binaries::nitrotap());
+    command.args(["enclave", "--host", "unix:///nonexistent/net.sock", "--resolv-conf", "none"]);
+    command.args(["--", "sh", "-c", "exit 5"]).stderr(Stdio::piped());
+    let mut nitrotap = command.spawn().expect("it was built");
+    drop(nitrotap.stderr.take());
+    assert_eq!(nitrotap.wait().expect("it is our child").code(), Some(5));
 }
 
 #[test]
@@ -144,7 +157,7 @@ const UNTIL_GONE: &str = "for pid in $pids; do while [ -e /proc/$pid ]; do sleep
 #[test]
 fn orphans_are_reaped_when_nitrotap_is_pid_1() {
     let host = host();
-    let guest = nitrotap_tests::binaries::guest().display();
+    let guest = binaries::guest().display();
     let text = format!("[ $PPID = 1 ] && pids=$({guest} spawn-orphans 20 | cut -d' ' -f2) && {UNTIL_GONE}");
     let mut enclave = require!(script(&text).as_pid_1().start(host.url()));
     let finished = enclave.process.finish(SOON).expect_success();
