@@ -6,7 +6,6 @@
 use super::{Event, mailbox::Mailbox, readable, wait, writable};
 use nitrotap_core::{
     counters::Shared,
-    frame::PREFIX_LEN,
     link::{ARP_FRAME, Down},
     tap::{Egress, EgressCounters},
 };
@@ -137,5 +136,3 @@ impl Worker {
 
 /// Frames read between two looks at the orders; a batch of the shortest frames has more.
 const TURN_FRAMES: usize = 1024;
-
-const _: () = assert!(PREFIX_LEN + ARP_FRAME < 4096, "a probe fits any batch");

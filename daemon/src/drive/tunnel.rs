@@ -49,8 +49,8 @@ pub(crate) struct Tunnel {
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-/// Bytes of a batch, which is closed when another full frame might exceed them. Large enough that a system call's cost is spread over 20 full frames, small
-/// enough that the first of them does not wait long for the last.
+/// Bytes of a batch, which is closed when another full frame might exceed them. Large enough that a system call's cost is
+/// spread over 20 full frames, small enough that the first of them does not wait long for the last.
 const BATCH: usize = 32 << 10;
 
 /// Events that may wait for the link's task: each thread sends one per stream and then waits for orders.
