@@ -1,0 +1,356 @@
+//! Runs a plan: boots its world, lets its faults begin and end, and checks what must hold, all along and at the end.
+
+use super::{app, clients, faults, plan::Plan};
+use crate::{
+    check::{Audit, Break, Invariant},
+    cpu::lock,
+    forward::Port,
+    params::Params,
+    time::Scale,
+    trace::Record,
+    world::{ClientSide, World, WorldConfig},
+};
+use nitrotap_core::{pool::Limits, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+/// The port of the echo services.
+pub(super) const ECHO: u16 = crate::world::ECHO;
+
+/// What the programs of a run know of its plan.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) calm: Instant,
+    pub(super) stop: Instant,
+    pub(super) app_idle: Duration,
+    pub(super) has_proxy: bool,
+    pub(super) loads: Arc<[super::plan::Load]>,
+}
+
+/// The books of a run; clones write to the same ones.
+#[derive(Clone)]
+pub(super) struct Book {
+    pub(super) audit: Audit,
+    inner: Arc<Mutex<Counts>>,
+}
+
+/// What happened in a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// HTTP requests sent.
+    pub requests: u64,
+    /// Answers and transfers that were right.
+    pub answers: u64,
+    /// Failures that were excused by a fault.
+    pub failures: u64,
+    /// Bytes that came back.
+    pub bytes: u64,
+    /// How often each registered fault did something.
+    pub fired: BTreeMap<String, u64>,
+}
+
+impl Book {
+    pub(super) fn request(&self) {
+        lock(&self.inner).requests += 1;
+    }
+
+    pub(super) fn answer(&self) {
+        lock(&self.inner).answers += 1;
+    }
+
+    pub(super) fn failure(&self) {
+        lock(&self.inner).failures += 1;
+    }
+
+    pub(super) fn transfer(&self, bytes: u64) {
+        lock(&self.inner).bytes += bytes;
+    }
+
+    pub(super) fn fired(&self, fault: &str) {
+        *lock(&self.inner).fired.entry(fault.to_owned()).or_default() += 1;
+    }
+}
+
+/// What came of a plan.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// What broke, first things first; empty if all is well.
+    pub breaks: Vec<Break>,
+    /// Hash of the trace, and its length in records.
+    pub hash: (u64, u64),
+    /// What happened.
+    pub counts: Counts,
+    /// Model time that passed.
+    pub model: Duration,
+    /// Checks made.
+    pub checks: u64,
+    /// The end of the trace.
+    pub tail: Vec<Record>,
+}
+
+impl Verdict {
+    /// Whether every invariant held.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.breaks.is_empty()
+    }
+}
+
+/// Model time of a tick. Every millisecond less costs wall time; wires have to be slower.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How often queues and the link are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Runs `plan` on a thread of its own, so that nothing of an earlier run is left behind in this one's thread.
+///
+/// # Panics
+/// If no thread can be made.
+#[must_use]
+pub fn run(plan: &Plan, keep_trace: bool) -> Verdict {
+    let plan = plan.clone();
+    let thread = std::thread::Builder::new().name(format!("seed-{:x}", plan.seed));
+    let handle = thread.spawn(move || Run::new(plan, keep_trace).finish()).expect("a thread can be made");
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+struct Run {
+    plan: Plan,
+    world: World,
+    book: Book,
+    /// Since when the link has been down although nothing kept it from coming up.
+    link_idle_since: Option<Instant>,
+}
+
+impl Run {
+    fn new(plan: Plan, keep_trace: bool) -> Self {
+        let rules = Rules {
+            calm: Instant::from_millis(plan.calm_ms),
+            stop: Instant::from_millis(plan.stop_ms),
+            // Without a proxy in between, a client's request can cross the end of an idle connection; nobody is to blame.
+            app_idle: Duration::from_millis(if plan.scenario.proxy().is_some() { plan.app_idle_ms } else { 3_600_000 }),
+            has_proxy: plan.scenario.proxy().is_some(),
+            loads: plan.loads.clone().into(),
+        };
+        let mut params = Params::free();
+        params.machines.buf_alloc = plan.buf_alloc;
+        params.machines.txqueuelen = plan.txqueuelen;
+        params.machines.tcp_buffer = plan.tcp_buffer;
+        let config = WorldConfig {
+            scale: Scale::REAL,
+            tick: TICK,
+            quirks: plan.quirks,
+            mtu: plan.mtu,
+            fragment: plan.fragment,
+            shuffle: plan.shuffle,
+            pool: Limits {
+                head_timeout: Duration::from_secs(5),
+                idle_timeout: Duration::from_millis(plan.idle_timeout_ms),
+                ..Limits::default()
+            },
+            ..WorldConfig::new(plan.scenario, params, plan.seed)
+        };
+        // The audit is the world's, which does not exist yet: programs get the book when they start.
+        let counts: Arc<Mutex<Counts>> = Arc::default();
+        let book = move |audit: &Audit, inner: &Arc<Mutex<Counts>>| Book { audit: audit.clone(), inner: inner.clone() };
+        let (c1, r1) = (counts.clone(), rules.clone());
+        let (c2, r2) = (counts.clone(), rules);
+        let world = World::with_outside(
+            config,
+            move |side: ClientSide| {
+                let book = book(side.audit(), &c1);
+                clients::run(side, r1.clone(), book)
+            },
+            move |side| {
+                let book = book(side.audit(), &c2);
+                app::serve(side, r2.clone(), book)
+            },
+            outside,
+        );
+        if keep_trace {
+            world.trace().keep_all();
+        }
+        let book = Book { audit: world.shared().audit.clone(), inner: counts };
+        if plan.fragment {
+            book.fired("fragmented-io");
+        }
+        Self { plan, world, book, link_idle_since: None }
+    }
+
+    fn finish(mut self) -> Verdict {
+        let end = Instant::from_millis(self.plan.end_ms);
+        let mut timeline: Vec<(u64, bool, u32)> = Vec::new();
+        for (index, fault) in self.plan.faults.iter().enumerate() {
+            timeline.push((fault.at_ms, true, index as u32));
+            timeline.push((fault.at_ms + fault.for_ms.max(20), false, index as u32));
+        }
+        timeline.sort_unstable();
+        let mut timeline = timeline.into_iter().peekable();
+        let mut next_look = Instant::ZERO + LOOK;
+        while self.world.now() < end && self.world.is_sound() {
+            while let Some((_, begins, index)) =
+                timeline.next_if(|(at, ..)| Instant::from_millis(*at) <= self.world.now())
+            {
+                let fault = self.plan.faults[index as usize];
+                if begins {
+                    if faults::begin(&mut self.world, index, &fault) {
+                        self.book.fired(fault.kind.name());
+                    }
+                } else {
+                    faults::end(&mut self.world, index, &fault);
+                }
+            }
+            self.world.step();
+            if self.world.now() >= next_look {
+                next_look = next_look + LOOK;
+                self.look();
+            }
+        }
+        // A keepalive may be on its way just now; give it the time to arrive.
+        let last = end + LOOK;
+        while self.world.is_sound() && self.world.now() < last && self.flying() > 0 {
+            self.world.step();
+        }
+        // A shrunk plan ends with its failure, when nothing is at rest.
+        if self.world.is_sound() && self.plan.has_ending() {
+            self.look_back();
+        }
+        Verdict {
+            breaks: self.world.breaks(),
+            hash: self.world.trace().hash(),
+            counts: lock(&self.book.inner).clone(),
+            model: self.world.now().since(Instant::ZERO),
+            checks: self.book.audit.checks(),
+            tail: self.world.trace().tail(usize::MAX),
+        }
+    }
+
+    fn check(&self, invariant: Invariant, holds: bool, detail: impl FnOnce() -> String) {
+        self.book.audit.check(self.world.now(), invariant, holds, detail);
+    }
+
+    /// What must hold all along.
+    fn look(&mut self) {
+        let now = self.world.now();
+        let sites = self.world.shared().sites.borrow();
+        for site in [&sites.client, &sites.host, &sites.enclave].into_iter().flatten() {
+            let usage = site.net.usage();
+            self.check(Invariant::Bounds, usage.held <= usage.limit && usage.streams < 5000, || format!("{usage:?}"));
+        }
+        let mut dropped = 0;
+        if let Some(inside) = &sites.inside {
+            let (queued, _, full) = inside.tap.counts();
+            dropped = full;
+            self.check(Invariant::Bounds, queued <= self.plan.txqueuelen, || {
+                format!("{queued} frames in the TAP's queue")
+            });
+            let usage = inside.kernel.usage();
+            self.check(Invariant::Bounds, usage.flows < 2000, || format!("{usage:?} in the kernel"));
+        }
+        if let Some(gvproxy) = &sites.gvproxy {
+            let waiting = gvproxy.waiting();
+            self.check(Invariant::Bounds, waiting < 2000, || format!("{waiting} frames wait for gvproxy's lock"));
+            self.check(Invariant::Frames, !gvproxy.is_wedged(), || "gvproxy's switch is wedged".to_owned());
+        }
+        // The link has to come up whenever there is somebody to talk to.
+        let quiet = now >= Instant::from_millis(self.plan.faults_over_ms);
+        let up = sites.inside.as_ref().and_then(|inside| inside.port.as_ref()).is_some_and(|port| port.is_up());
+        drop(sites);
+        if dropped > 0 {
+            self.book.fired("full-buffers");
+        }
+        if up || !quiet {
+            self.link_idle_since = None;
+        } else {
+            let since = *self.link_idle_since.get_or_insert(now);
+            self.check(Invariant::Progress, now.since(since) < LINK_PATIENCE, || {
+                format!("the link has been down for {:?} with a gvproxy that listens", now.since(since))
+            });
+        }
+    }
+
+    /// Frames in flight on the link's stream.
+    fn flying(&self) -> usize {
+        let sites = self.world.shared().sites.borrow();
+        let stream = sites.inside.as_ref().and_then(|inside| inside.port.as_ref()).and_then(Port::stream);
+        stream.map_or(0, |stream| self.world.shared().ledger.flying(stream.local()))
+    }
+
+    /// What must hold when nobody has talked for a while.
+    fn look_back(&self) {
+        let sites = self.world.shared().sites.borrow();
+        let Some(inside) = &sites.inside else {
+            return self.check(Invariant::Recovery, false, || "the enclave has not come back".to_owned());
+        };
+        if let Some(port) = &inside.port {
+            self.check(Invariant::Recovery, port.is_up(), || "the link is down at the end".to_owned());
+            let link = port.link();
+            self.check(Invariant::Conservation, link.ups == link.losses + u64::from(port.is_up()), || {
+                format!("{link:?}")
+            });
+            let (queued, passed, _) = inside.tap.counts();
+            let out = port.egress();
+            let read = passed - queued as u64;
+            let dropped = out.dropped_runt + out.dropped_oversize + out.dropped_link_down;
+            let accounted = out.frames + dropped >= read && out.frames <= read + link.probes;
+            self.check(Invariant::Conservation, accounted, || {
+                format!("{read} frames read from the TAP, counters {out:?}")
+            });
+            let flying = self.flying();
+            self.check(Invariant::Frames, flying == 0, || format!("{flying} frames sent on a live link never arrived"));
+        }
+        let kernel = inside.kernel.usage();
+        if let Some(port) = &inside.port {
+            let received = port.ingress();
+            let delivered = received.frames - received.dropped_tap_write;
+            self.check(Invariant::Conservation, kernel.frames_in == delivered, || {
+                format!("{} frames reached the kernel, counters {received:?}", kernel.frames_in)
+            });
+        }
+        self.check(Invariant::BoundedEnd, kernel.flows == 0, || format!("connections left in the kernel: {kernel:?}"));
+        let Some(gvproxy) = &sites.gvproxy else {
+            return self.check(Invariant::Recovery, false, || "gvproxy has not come back".to_owned());
+        };
+        // Stock gvproxy never asks whether a silent guest is still there: what a fault cut off stays with it for ever, and
+        // so does the stream on its other side. Without a fault nothing may stay.
+        let stack = gvproxy.stack().usage();
+        let leaked = if self.plan.faults.is_empty() { 0 } else { stack.flows };
+        self.check(Invariant::BoundedEnd, stack.flows <= leaked, || format!("connections left in gvproxy: {stack:?}"));
+        let link_stream = usize::from(inside.port.as_ref().is_some_and(|port| port.stream().is_some()));
+        let expected = [(&sites.client, leaked), (&sites.host, 1 + 2 * leaked), (&sites.enclave, link_stream)];
+        for (site, expected) in expected {
+            let Some(site) = site else { continue };
+            let usage = site.net.usage();
+            self.check(Invariant::BoundedEnd, usage.streams <= expected, || {
+                format!("streams left on machine {}: {usage:?}", site.net.cid())
+            });
+        }
+        if let Some(proxy) = &inside.proxy {
+            for (proxy, pool) in proxy.counters() {
+                self.check(Invariant::BoundedEnd, proxy.clients == 0 && proxy.tunnels == 0, || format!("{proxy:?}"));
+                let rejected = pool.reject_queue_full + pool.reject_wait_timeout + pool.reject_dial_failed;
+                let asked = pool.assigned + rejected + pool.cancelled + pool.waiting;
+                self.check(Invariant::Conservation, pool.requests == asked, || format!("{pool:?}"));
+                self.check(Invariant::Bounds, pool.active == 0 && pool.dialing == 0 && pool.waiting == 0, || {
+                    format!("{pool:?} with nobody there")
+                });
+            }
+        }
+    }
+}
+
+/// Longest time without a link while gvproxy listens and nothing is wrong: a silent peer is noticed after 25 s.
+const LINK_PATIENCE: Duration = Duration::from_secs(40);
+
+/// What the enclave finds outside: an echo service.
+async fn outside(side: ClientSide) {
+    let Ok(listener) = side.listen(u32::from(ECHO)) else { return };
+    loop {
+        let stream = listener.accept().await;
+        let clock = side.clock();
+        side.spawn(async move { drop(app::echo(stream, Vec::new(), clock).await) });
+    }
+}
