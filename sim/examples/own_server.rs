@@ -8,10 +8,10 @@
 //! cargo run -p nitrotap-sim --example own_server
 //! ```
 
-use nitrotap_core::time::Instant;
 use nitrotap_sim::{
     params::Params,
     scenario::Scenario,
+    time::Instant,
     world::{ClientSide, ServerSide, ServerStream, World, WorldConfig},
 };
 use std::{
@@ -34,8 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = WorldConfig::new(Scenario::NitrotapNrp, Params::load("c5")?, 42);
     let mut world = World::new(config, move |side| client(side, to_client.clone()), server);
 
-    // Virtual time: the link comes up within some 60 ms, and then a line takes a tenth of a millisecond.
-    world.run_until(Instant::from_millis(100));
+    // Virtual time: the link comes up within some 60 ms, and then a line takes a millisecond or two.
+    world.run_until(Instant::from_millis(400));
 
     // Every run checks the simulator's invariants. What broke is listed with its time.
     assert_eq!(world.breaks(), [], "broken invariants");
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         assert_eq!(answer, &format!("YOU SAID: LINE {number}\n"));
     }
     let slowest = seen.iter().map(|(_, took)| *took).max().unwrap_or_default();
-    assert!(slowest < Duration::from_millis(2), "the slowest answer took {slowest:?}");
+    assert!(slowest < Duration::from_millis(5), "the slowest answer took {slowest:?}");
     let (hash, records) = world.trace().hash();
     let [out, into] = world.frames();
     writeln!(

@@ -4,7 +4,7 @@
 //! of 1:1. A [`Scale`] says how many nanoseconds of the model one simulated millisecond stands for; everything outside
 //! this file speaks model time, as [`Instant`] and [`Duration`].
 
-use nitrotap_core::time::Instant;
+pub use nitrotap_core::time::Instant;
 use std::{
     sync::{
         Arc,

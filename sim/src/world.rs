@@ -89,6 +89,13 @@ impl WorldConfig {
     }
 }
 
+impl WorldConfig {
+    /// Whether the client runs on the EC2 host: nobody else can dial an enclave's vsock.
+    pub(crate) fn client_on_host(&self) -> bool {
+        self.params.machines.client_on_host || self.scenario == Scenario::Enclave
+    }
+}
+
 pub(crate) type Program<S> = Rc<dyn Fn(S) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// What all machines share: nothing that a real one could not know, and the harness's own books.
@@ -240,7 +247,7 @@ impl World {
             let (on_host, in_enclave) = (shared.clone(), shared.clone());
             sim.host(HOST, move || boot::host(on_host.clone()));
             sim.host(ENCLAVE, move || boot::enclave(in_enclave.clone()));
-            if !shared.config.params.machines.client_on_host {
+            if !shared.config.client_on_host() {
                 let shared = shared.clone();
                 sim.host(CLIENT, move || boot::client(shared.clone()));
             }

@@ -39,24 +39,34 @@ impl Replay {
         if self.plan {
             return print(&(plan.to_json() + "\n"));
         }
-        let verdict = run(&plan, self.trace.is_some());
-        if let Some(path) = &self.trace {
-            let mut text = String::new();
-            for record in &verdict.tail {
-                let _ = writeln!(text, "{record}");
-            }
-            if path == Path::new("-") { print(&text)? } else { write(path, &text)? }
+        replay(&plan, self.trace.as_deref(), self.hash, None)
+    }
+}
+
+/// Runs `plan`; writes its trace, or only its hash, and fails if an invariant broke or the hash is another one.
+pub(crate) fn replay(plan: &Plan, trace: Option<&Path>, hash_only: bool, expected: Option<u64>) -> Result<(), Failure> {
+    let verdict = run(plan, trace.is_some());
+    if let Some(path) = trace {
+        let mut text = String::new();
+        for record in &verdict.tail {
+            let _ = writeln!(text, "{record}");
         }
-        let (hash, records) = verdict.hash;
-        if self.hash {
-            print(&format!("{hash:016x} {records}\n"))?;
-        } else {
-            print(&report(&plan, &verdict))?;
+        if path == Path::new("-") { print(&text)? } else { write(path, &text)? }
+    }
+    let (hash, records) = verdict.hash;
+    if hash_only {
+        print(&format!("{hash:016x} {records}\n"))?;
+    } else {
+        print(&report(plan, &verdict))?;
+    }
+    if let Some(first) = verdict.breaks.first() {
+        return Err(Failure::Runtime(format!("seed {:#x}: {first}", plan.seed)));
+    }
+    match expected {
+        Some(expected) if expected != hash => {
+            Err(Failure::Runtime(format!("the trace has hash {hash:016x}, expected was {expected:016x}")))
         }
-        match verdict.breaks.first() {
-            None => Ok(()),
-            Some(first) => Err(Failure::Runtime(format!("seed {:#x}: {first}", plan.seed))),
-        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -1,10 +1,11 @@
 //! `nitrotap-sim run`: one experiment, looked at closely.
 
-use super::{Failure, ParamsFlags, print, seed, write};
+use super::{Failure, ParamsFlags, print, replay::replay, seed, write};
 use nitrotap_sim::{
     load::Direction,
     measure::{Experiment, Load, Outcome},
     scenario::Scenario,
+    soak::Plan,
 };
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, str::FromStr};
 
@@ -17,6 +18,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, str::FromStr};
     nitrotap-sim run --scenario nitrotap --connections 64\n  \
     nitrotap-sim run --scenario nitriding --load open:2000 --connections 32\n  \
     nitrotap-sim run --scenario nitrotap-nrp --connections 1 --trace - | less\n  \
+    nitrotap-sim run --scenario nitrotap --seed 0x2a --faults --trace trace.txt\n  \
     nitrotap-sim run --scenario nitrotap --connections 8 --hash")]
 pub(crate) struct Run {
     /// Which way requests take
@@ -43,6 +45,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE|-")]
     trace: Option<PathBuf>,
 
+    /// Take the loads and faults of the soak's plan for this seed instead of an experiment
+    #[arg(long, conflicts_with_all = ["connections", "load", "json", "params", "calibrate"])]
+    faults: bool,
+
     /// Print only the trace's hash and its number of records
     #[arg(long)]
     hash: bool,
@@ -58,6 +64,9 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn run(self) -> Result<(), Failure> {
+        if self.faults {
+            return self.run_plan();
+        }
         let params = self.params.load()?;
         let mut experiment = Experiment::new(self.scenario, self.connections, params, self.seed);
         experiment.load = self.load.0;
@@ -95,6 +104,17 @@ impl Run {
             ))),
             Some(_) | None => Ok(()),
         }
+    }
+
+    fn run_plan(&self) -> Result<(), Failure> {
+        if !self.scenario.has_tap() {
+            return Err(Failure::Usage(format!(
+                "{} has neither TAP nor gvproxy: there is no plan of faults for it",
+                self.scenario
+            )));
+        }
+        let plan = Plan { scenario: self.scenario, ..Plan::from_seed(self.seed) };
+        replay(&plan, self.trace.as_deref(), self.hash, self.expect_hash)
     }
 
     fn summary(&self, experiment: &Experiment, outcome: &Outcome) -> String {

@@ -132,7 +132,7 @@ impl Figure {
         let head_lines = columns.iter().map(|column| column.head.len()).max().unwrap_or(0);
         for row in 0..head_lines + connections.len() {
             let cells: Vec<String> = columns.iter().map(|column| column.padded(row, head_lines)).collect();
-            line(out, format_args!("{}", cells.join("  ")));
+            line(out, format_args!("{}", cells.join("  ").trim_end()));
         }
     }
 

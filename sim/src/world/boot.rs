@@ -114,7 +114,7 @@ pub(super) async fn host(shared: Rc<Shared>) -> Booted {
         }
     };
     site.group.spawn(accept(ENCLAVE_CID));
-    if machines.client_on_host {
+    if shared.config.client_on_host() {
         shared.sites.borrow_mut().client = Some(site.clone());
         let (shared, site) = (shared.clone(), site.clone());
         let group = site.group.clone();
@@ -241,7 +241,7 @@ fn start_gvproxy(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Re
     shared.sites.borrow_mut().processes.push(("gvproxy", process.clone()));
     let inward = if config.scenario.proxy().is_some() { PROXY_PORT } else { ServerSide::APP_PORT };
     let one_box = config.params.machines.one_box;
-    let outside = if one_box || config.params.machines.client_on_host { HOST_CID } else { CLIENT_CID };
+    let outside = if one_box || config.client_on_host() { HOST_CID } else { CLIENT_CID };
     let gvproxy = Gvproxy::start(
         crate::gvproxy::Config {
             net: site.net.clone(),
