@@ -4,6 +4,7 @@ use super::{Failure, print, seed, write};
 use nitrotap_sim::soak::{Plan, Verdict, run};
 use std::{
     fmt::Write as _,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +15,7 @@ use std::{
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
     nitrotap-sim replay 0x2a --trace -\n  \
+    nitrotap-sim replay 0x2a --times 50 --hash\n  \
     nitrotap-sim replay sim/regressions/seed-2a.json")]
 pub(crate) struct Replay {
     /// A seed, or the file of a plan
@@ -31,6 +33,10 @@ pub(crate) struct Replay {
     /// Print nothing but the trace's hash and its length
     #[arg(long)]
     hash: bool,
+
+    /// Run it this often, and fail unless every trace is the same
+    #[arg(long, value_name = "N", default_value = "1")]
+    times: NonZeroU32,
 }
 
 impl Replay {
@@ -39,7 +45,14 @@ impl Replay {
         if self.plan {
             return print(&(plan.to_json() + "\n"));
         }
-        replay(&plan, self.trace.as_deref(), self.hash, None)
+        let mut first = None;
+        for _ in 1..self.times.get() {
+            let hash = run(&plan, false).hash.0;
+            if *first.get_or_insert(hash) != hash {
+                return Err(Failure::Runtime(format!("seed {:#x}: two runs of one plan differ", plan.seed)));
+            }
+        }
+        replay(&plan, self.trace.as_deref(), self.hash, first)
     }
 }
 
