@@ -84,6 +84,10 @@ async fn converse(stream: ServerStream, side: &ServerSide, rules: &Rules, book: 
             reader.stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await?;
             continue;
         };
+        if head.line.starts_with("POST ") && !book.first_time(request.id) {
+            let detail = format!("POST {:x} reached the app twice", request.id);
+            book.audit.fail(clock.now(), Invariant::OneAnswer, detail);
+        }
         match request.verb.as_str() {
             "ok" => answer(&mut reader.stream, &request, "").await?,
             "slow" => {
@@ -117,7 +121,7 @@ async fn converse(stream: ServerStream, side: &ServerSide, rules: &Rules, book: 
                 half_an_answer(&mut reader.stream, &request).await?;
                 return reader.stream.shutdown().await;
             }
-            "silent" => {
+            "silent" | "once" => {
                 book.fired("app-half-closes");
                 return reader.stream.shutdown().await;
             }

@@ -71,7 +71,9 @@ struct Client {
     number: u32,
     clock: Clock,
     rng: fastrand::Rng,
-    next: u64,
+    /// Ids of this run and life; see [`Self::next_id`].
+    space: u64,
+    next: u32,
 }
 
 /// What came of a request.
@@ -90,14 +92,14 @@ impl Client {
         let life = clock.now().as_nanos();
         let rng = rng::stream(seed ^ life, &format!("client {} {client}", load.id));
         let number = load.id * 1000 + client;
-        let next = mix(seed ^ life ^ u64::from(number));
-        Self { rules: rules.clone(), book: book.clone(), load, number, clock, rng, next }
+        let space = mix(seed ^ mix(life));
+        Self { rules: rules.clone(), book: book.clone(), load, number, clock, rng, space, next: 0 }
     }
 
-    /// An id for the next request or transfer.
+    /// An id for the next request or transfer, which no other has: the mixing is one to one.
     fn next_id(&mut self) -> u64 {
-        self.next = mix(self.next.wrapping_add(1));
-        self.next
+        self.next += 1;
+        mix(self.space ^ (u64::from(self.number) << 32 | u64::from(self.next)))
     }
 
     /// Waits until the load starts.
@@ -160,7 +162,8 @@ impl Client {
             let verb = match (unruly, self.rng.u8(0..10)) {
                 (true, 0..3) => "reset",
                 (true, 3..6) => "half",
-                (true, 6..8) => "silent",
+                (true, 6) => "silent",
+                (true, 7) => "once",
                 (true, _) if has_proxy => "stall",
                 (true, _) => "half",
                 (false, 0..5) => "ok",
@@ -197,9 +200,9 @@ impl Client {
     async fn ask(&self, reader: &mut Reader<SimStream>, verb: &str, id: u64, len: usize) -> Reply {
         let exchange = async {
             let body = if verb == "post" { pattern::bytes(id, len) } else { Vec::new() };
-            let method = if verb == "post" { "POST" } else { "GET" };
+            let method = if verb == "post" || verb == "once" { "POST" } else { "GET" };
             let mut message = format!("{method} /{verb}/{id:x}/{len:x} HTTP/1.1\r\nHost: app\r\n");
-            if verb == "post" {
+            if method == "POST" {
                 message += &format!("Content-Length: {}\r\n", body.len());
             }
             message += "\r\n";
@@ -233,7 +236,7 @@ impl Client {
                             self.fail(Invariant::Integrity, format!("the body of request {id:x} arrived changed"));
                         }
                     }
-                    "reset" | "half" | "silent" | "stall" => {
+                    "reset" | "half" | "silent" | "once" | "stall" => {
                         self.fail(
                             Invariant::OneAnswer,
                             format!("request {id:x} ({verb}) got an answer that was never given"),
@@ -256,7 +259,7 @@ impl Client {
             Reply::Answer(status, _, _, closes) => {
                 let expected = match verb {
                     "stall" => status == 504,
-                    "silent" => status == 502,
+                    "silent" | "once" => status == 502,
                     // The app has begun its answer: it is too late for another status.
                     "reset" | "half" => status == 502,
                     _ => false,
@@ -269,7 +272,7 @@ impl Client {
             Reply::Broken(error) => {
                 let expected = match verb {
                     "reset" | "half" => true,
-                    "silent" => !self.rules.has_proxy,
+                    "silent" | "once" => !self.rules.has_proxy,
                     _ => false,
                 };
                 if !expected {

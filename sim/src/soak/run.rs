@@ -12,7 +12,7 @@ use crate::{
 };
 use nitrotap_core::{pool::Limits, time::Instant};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -34,7 +34,14 @@ pub(super) struct Rules {
 #[derive(Clone)]
 pub(super) struct Book {
     pub(super) audit: Audit,
-    inner: Arc<Mutex<Counts>>,
+    inner: Arc<Mutex<Pages>>,
+}
+
+#[derive(Default)]
+struct Pages {
+    counts: Counts,
+    /// Every POST that reached the app.
+    posts: BTreeSet<u64>,
 }
 
 /// What happened in a run.
@@ -54,23 +61,28 @@ pub struct Counts {
 
 impl Book {
     pub(super) fn request(&self) {
-        lock(&self.inner).requests += 1;
+        lock(&self.inner).counts.requests += 1;
     }
 
     pub(super) fn answer(&self) {
-        lock(&self.inner).answers += 1;
+        lock(&self.inner).counts.answers += 1;
+    }
+
+    /// Whether the app gets this POST for the first time.
+    pub(super) fn first_time(&self, id: u64) -> bool {
+        lock(&self.inner).posts.insert(id)
     }
 
     pub(super) fn failure(&self) {
-        lock(&self.inner).failures += 1;
+        lock(&self.inner).counts.failures += 1;
     }
 
     pub(super) fn transfer(&self, bytes: u64) {
-        lock(&self.inner).bytes += bytes;
+        lock(&self.inner).counts.bytes += bytes;
     }
 
     pub(super) fn fired(&self, fault: &str) {
-        *lock(&self.inner).fired.entry(fault.to_owned()).or_default() += 1;
+        *lock(&self.inner).counts.fired.entry(fault.to_owned()).or_default() += 1;
     }
 }
 
@@ -154,10 +166,10 @@ impl Run {
             ..WorldConfig::new(plan.scenario, params, plan.seed)
         };
         // The audit is the world's, which does not exist yet: programs get the book when they start.
-        let counts: Arc<Mutex<Counts>> = Arc::default();
-        let book = move |audit: &Audit, inner: &Arc<Mutex<Counts>>| Book { audit: audit.clone(), inner: inner.clone() };
-        let (c1, r1) = (counts.clone(), rules.clone());
-        let (c2, r2) = (counts.clone(), rules);
+        let pages: Arc<Mutex<Pages>> = Arc::default();
+        let book = |audit: &Audit, inner: &Arc<Mutex<Pages>>| Book { audit: audit.clone(), inner: inner.clone() };
+        let (c1, r1) = (pages.clone(), rules.clone());
+        let (c2, r2) = (pages.clone(), rules);
         let world = World::with_outside(
             config,
             move |side: ClientSide| {
@@ -173,7 +185,7 @@ impl Run {
         if keep_trace {
             world.trace().keep_all();
         }
-        let book = Book { audit: world.shared().audit.clone(), inner: counts };
+        let book = Book { audit: world.shared().audit.clone(), inner: pages };
         if plan.fragment {
             book.fired("fragmented-io");
         }
@@ -221,7 +233,7 @@ impl Run {
         Verdict {
             breaks: self.world.breaks(),
             hash: self.world.trace().hash(),
-            counts: lock(&self.book.inner).clone(),
+            counts: lock(&self.book.inner).counts.clone(),
             model: self.world.now().since(Instant::ZERO),
             checks: self.book.audit.checks(),
             tail: self.world.trace().tail(usize::MAX),
