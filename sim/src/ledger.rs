@@ -60,7 +60,9 @@ impl FrameLedger {
         if inner.spoilt.contains(&stream) {
             return;
         }
-        let expected = inner.flying.entry((stream, way)).or_default().pop_front();
+        // Whoever sends without keeping books, such as a test's own machine, is not judged.
+        let Some(flying) = inner.flying.get_mut(&(stream, way)) else { return };
+        let expected = flying.pop_front();
         drop(inner);
         self.audit.check(at, Invariant::Frames, expected == Some(hash_bytes(0, frame)), || {
             let what =

@@ -79,7 +79,7 @@ impl Clock {
 
     /// Completes at `at`, to the nearest grain; at once if that is over.
     #[expect(clippy::disallowed_methods, reason = "the one sleeper on the clock below")]
-    pub async fn sleep_until(&self, at: Instant) {
+    pub async fn sleep_until(self, at: Instant) {
         let deadline = self.deadline(at);
         if deadline > tokio::time::Instant::now() {
             tokio::time::sleep_until(deadline).await;
@@ -87,13 +87,13 @@ impl Clock {
     }
 
     /// Completes when [`Self::now`] shows `at` or later: a machine that is woken earlier would only ask to be woken again.
-    pub async fn sleep_past(&self, at: Instant) {
+    pub async fn sleep_past(self, at: Instant) {
         let grain = self.scale.0;
         self.sleep_until(Instant::from_nanos(at.as_nanos().div_ceil(grain).saturating_mul(grain))).await;
     }
 
     /// Completes after `wait` of model time.
-    pub async fn sleep(&self, wait: Duration) {
+    pub async fn sleep(self, wait: Duration) {
         self.sleep_until(self.now() + wait).await;
     }
 }
