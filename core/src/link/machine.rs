@@ -181,8 +181,8 @@ impl Link {
         }
     }
 
-    /// The total of frames received so far while up; any growth is a sign of life. Told at will, at the latest before
-    /// [`Link::handle_timeout`].
+    /// The total so far of frames for us (`IngressCounters::for_us`); any growth is a sign of life. Told at will, at the
+    /// latest before [`Link::handle_timeout`].
     pub fn handle_received(&mut self, now: Instant, total: u64) {
         self.advance(now);
         if let Phase::Up { received, next, unanswered } = &mut self.phase

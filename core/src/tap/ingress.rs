@@ -4,21 +4,25 @@
 //! Drain: after [`Ingress::handle_read`], [`Ingress::next_frame`] until `None`, writing each to the TAP.
 //! Bounds: see [`Decoder`].
 
-use crate::frame::{Decoder, Truncated, frame_limit};
+use crate::{
+    frame::{Decoder, Truncated, frame_limit},
+    link::MacAddr,
+};
 
 /// The inbound half of the TAP handler.
 #[derive(Debug)]
 pub struct Ingress {
     decoder: Decoder,
     mtu: u16,
+    mac: MacAddr,
     counters: IngressCounters,
 }
 
 impl Ingress {
-    /// `mtu` is the TAP's IP MTU; `read_size` the bytes asked of the stream at a time.
+    /// `mtu` is the TAP's IP MTU and `mac` its hardware address; `read_size` the bytes asked of the stream at a time.
     #[must_use]
-    pub fn new(mtu: u16, read_size: usize) -> Self {
-        Self { decoder: Decoder::new(read_size), mtu, counters: IngressCounters::default() }
+    pub fn new(mtu: u16, mac: MacAddr, read_size: usize) -> Self {
+        Self { decoder: Decoder::new(read_size), mtu, mac, counters: IngressCounters::default() }
     }
 
     /// What was received and dropped so far.
@@ -53,6 +57,7 @@ impl Ingress {
         self.counters.frames += 1;
         self.counters.bytes += frame.len() as u64;
         self.counters.over_mtu += u64::from(frame.len() > frame_limit(self.mtu));
+        self.counters.for_us += u64::from(is_for(self.mac, frame));
         Some(frame)
     }
 
@@ -73,6 +78,14 @@ impl Ingress {
     }
 }
 
+/// Whether a frame's destination is `mac` or everybody: gvproxy's switch sends nothing else (`pkg/tap/switch.go`).
+///
+/// After bytes that were no frame, anything may be taken for a length, and what was a frame's middle becomes a frame: the
+/// host is alive, but nothing of it arrives any more. Such frames are for nobody.
+fn is_for(mac: MacAddr, frame: &[u8]) -> bool {
+    frame.starts_with(&mac.0) || frame.starts_with(&[0xff; 6])
+}
+
 crate::counters! {
     /// What the inbound half did.
     pub struct IngressCounters {
@@ -90,12 +103,16 @@ crate::counters! {
         truncated: Counter "nitrotap_drops" { direction = "rx", cause = "truncated" },
         /// Received frames longer than the MTU allows; delivered all the same.
         over_mtu: Counter "nitrotap_rx_over_mtu" {},
+        /// Received frames for the TAP's hardware address or for everybody: what shows that the stream is in step.
+        for_us: Counter "nitrotap_rx_for_us" {},
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MAC: MacAddr = MacAddr([7; 6]);
 
     fn feed(ingress: &mut Ingress, lens: &[u16]) -> Vec<usize> {
         for len in lens {
@@ -108,7 +125,7 @@ mod tests {
 
     #[test]
     fn runts_are_skipped_and_long_frames_delivered_and_both_are_counted() {
-        let mut ingress = Ingress::new(1500, 1 << 17);
+        let mut ingress = Ingress::new(1500, MAC, 1 << 17);
         assert_eq!(feed(&mut ingress, &[0, 60, 13, 1518, 1519, 9000]), [60, 1518, 1519, 9000]);
         let counters = ingress.counters();
         assert_eq!((counters.dropped_runt, counters.over_mtu, counters.frames), (2, 2, 4));
@@ -116,8 +133,21 @@ mod tests {
     }
 
     #[test]
+    fn only_frames_for_us_or_for_everybody_count_as_such() {
+        let mut ingress = Ingress::new(1500, MAC, 1 << 17);
+        for dst in [[7; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1], [7, 7, 7, 7, 7, 8]] {
+            let frame = [&[60, 0][..], &dst, &[0; 54]].concat();
+            ingress.space()[..frame.len()].copy_from_slice(&frame);
+            ingress.handle_read(frame.len());
+        }
+        while ingress.next_frame().is_some() {}
+        let counters = ingress.counters();
+        assert_eq!((counters.frames, counters.for_us), (4, 2));
+    }
+
+    #[test]
     fn a_new_stream_starts_afresh_behind_a_cut_one() {
-        let mut ingress = Ingress::new(1500, 1 << 17);
+        let mut ingress = Ingress::new(1500, MAC, 1 << 17);
         ingress.space()[..5].copy_from_slice(&[60, 0, 1, 2, 3]);
         ingress.handle_read(5);
         assert!(ingress.next_frame().is_none());

@@ -87,7 +87,7 @@ impl Driver {
             match turn {
                 Turn::Stop => break,
                 Turn::Timer => {
-                    self.link.handle_received(now, self.frames_received());
+                    self.link.handle_received(now, self.signs_of_life());
                     self.link.handle_timeout(now);
                 }
                 Turn::Event(Event::TapGone(errno)) => {
@@ -149,7 +149,7 @@ impl Driver {
                 return self.link.handle_closed(now, Down::Flood);
             }
         }
-        self.link.handle_received(now, self.frames_received());
+        self.link.handle_received(now, self.signs_of_life());
     }
 
     fn drain(&mut self) {
@@ -217,8 +217,9 @@ impl Driver {
         }
     }
 
-    fn frames_received(&self) -> u64 {
-        self.received.read().find(|(desc, _)| desc.name == "nitrotap_frames").map_or(0, |(_, value)| value)
+    /// Frames for us: what a host that is there and in step sends.
+    fn signs_of_life(&self) -> u64 {
+        self.received.read().find(|(desc, _)| desc.name == "nitrotap_rx_for_us").map_or(0, |(_, value)| value)
     }
 }
 

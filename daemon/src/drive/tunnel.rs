@@ -85,7 +85,7 @@ impl Tunnel {
         };
         let inbound = ingress::Worker {
             tap,
-            machine: Ingress::new(interface.mtu, ingress::READ_SIZE),
+            machine: Ingress::new(interface.mtu, interface.mac, ingress::READ_SIZE),
             single,
             orders: ingress.clone(),
             events,

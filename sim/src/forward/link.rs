@@ -96,7 +96,7 @@ impl Nitrotap {
         };
         let inbound = ingress::Worker {
             enclave: self.enclave.clone(),
-            machine: Ingress::new(mtu, ingress::READ_SIZE),
+            machine: Ingress::new(mtu, self.config.mac, ingress::READ_SIZE),
             process: inn,
             orders: ingress_orders.clone(),
             lost,
@@ -167,7 +167,7 @@ impl Driver {
             let now = self.clock.now();
             match turn {
                 Turn::Timer => {
-                    self.link.handle_received(now, self.seen.ingress.get().frames);
+                    self.link.handle_received(now, self.seen.ingress.get().for_us);
                     self.link.handle_timeout(now);
                 }
                 Turn::Lost(number, why) => {
@@ -214,7 +214,7 @@ impl Driver {
                 return self.link.handle_closed(now, Down::Flood);
             }
         }
-        self.link.handle_received(now, self.seen.ingress.get().frames);
+        self.link.handle_received(now, self.seen.ingress.get().for_us);
     }
 
     fn drain(&mut self) {
