@@ -28,7 +28,7 @@ pub enum Invariant {
     Bounds,
     /// A sender never exceeds the credit it was given.
     Credit,
-    /// Nothing arrives before it was sent and its latency has passed.
+    /// A packet arrives when it was sent and its latency has passed: the carrier is never later than that.
     Causality,
     /// Counters add up: in = out + dropped, by cause.
     Conservation,
@@ -54,7 +54,7 @@ impl fmt::Display for Invariant {
             Self::HalfClose => "half-close delivers everything",
             Self::Bounds => "every queue stays within its bound",
             Self::Credit => "credit is never exceeded",
-            Self::Causality => "nothing arrives before its time",
+            Self::Causality => "packets arrive when they are due",
             Self::Conservation => "counters add up",
             Self::LiveConnections => "the pool hands out no connection it knows to be closed",
             Self::Recovery => "everything works again after the faults",

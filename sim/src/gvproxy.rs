@@ -9,4 +9,4 @@ mod switch;
 
 pub(crate) use relay::Exposed;
 pub use switch::Quirks;
-pub(crate) use switch::{CONNECT_PORT, Config, ENCLAVE, GATEWAY, Gvproxy, HOST};
+pub(crate) use switch::{CONNECT_PORT, Config, ENCLAVE, Foul, GATEWAY, Gvproxy, HOST};

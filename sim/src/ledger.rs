@@ -10,7 +10,7 @@ use crate::{
 };
 use nitrotap_core::time::Instant;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex},
 };
 
@@ -33,8 +33,8 @@ pub(crate) struct FrameLedger {
 #[derive(Debug, Default)]
 struct Inner {
     flying: BTreeMap<(Addr, Way), VecDeque<u64>>,
-    /// Streams whose bytes a fault has spoilt: nothing can be said of them any more.
-    spoilt: Vec<Addr>,
+    /// Streams whose bytes a fault has spoilt this way: nothing can be said of them any more.
+    spoilt: BTreeSet<(Addr, Way)>,
     sent: [u64; 2],
     received: [u64; 2],
 }
@@ -57,7 +57,7 @@ impl FrameLedger {
     pub(crate) fn received(&self, at: Instant, stream: Addr, way: Way, frame: &[u8]) {
         let mut inner = lock(&self.inner);
         inner.received[way as usize] += 1;
-        if inner.spoilt.contains(&stream) {
+        if inner.spoilt.contains(&(stream, way)) {
             return;
         }
         // Whoever sends without keeping books, such as a test's own machine, is not judged.
@@ -71,19 +71,18 @@ impl FrameLedger {
         });
     }
 
-    /// A fault put bytes into the stream that are no frames.
-    pub(crate) fn spoil(&self, stream: Addr) {
-        lock(&self.inner).spoilt.push(stream);
+    /// A fault put bytes into the stream that are no frames, or took some out of it.
+    pub(crate) fn spoil(&self, stream: Addr, way: Way) {
+        lock(&self.inner).spoilt.insert((stream, way));
     }
 
     /// Frames still in flight on the stream; 0 at rest.
     #[must_use]
     pub(crate) fn flying(&self, stream: Addr) -> usize {
         let inner = lock(&self.inner);
-        if inner.spoilt.contains(&stream) {
-            return 0;
-        }
-        [Way::Out, Way::In].iter().filter_map(|way| inner.flying.get(&(stream, *way))).map(VecDeque::len).sum()
+        let ways = [Way::Out, Way::In].map(|way| (stream, way));
+        let told = ways.iter().filter(|key| !inner.spoilt.contains(key));
+        told.filter_map(|key| inner.flying.get(key)).map(VecDeque::len).sum()
     }
 
     /// Whoever receives on the stream this way will receive no more: what is in flight is lost.

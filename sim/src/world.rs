@@ -19,7 +19,7 @@ use crate::{
     cpu::Cpu,
     forward::Port,
     group::Group,
-    gvproxy::{Gvproxy, Quirks},
+    gvproxy::{Foul, Gvproxy, Quirks},
     ledger::FrameLedger,
     mailbox::Orders,
     params::Params,
@@ -164,7 +164,7 @@ pub(crate) enum HostOrder {
     /// Start it.
     Start,
     /// Write these bytes to every frame stream.
-    Inject(Vec<u8>),
+    Inject(Vec<u8>, Foul),
     /// End every frame stream inside a frame.
     Cut,
     /// Reset one of the streams to the enclave.
@@ -175,7 +175,6 @@ pub(crate) enum HostOrder {
 pub struct World {
     sim: turmoil::Sim<'static>,
     shared: Rc<Shared>,
-    steps: u64,
     failed: Option<String>,
 }
 
@@ -252,7 +251,7 @@ impl World {
                 sim.host(CLIENT, move || boot::client(shared.clone()));
             }
         }
-        Self { sim, shared, steps: 0, failed: None }
+        Self { sim, shared, failed: None }
     }
 
     /// Moves the world on to `until`, or to the first broken invariant.
@@ -267,7 +266,6 @@ impl World {
         let armed = trap::arm();
         let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.sim.step()));
         drop(armed);
-        self.steps += 1;
         match stepped {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => self.broken(Invariant::NoPanic, format!("a machine's program ended: {error}")),
@@ -311,12 +309,6 @@ impl World {
     #[must_use]
     pub fn breaks(&self) -> Vec<Break> {
         self.shared.audit.breaks().0
-    }
-
-    /// Steps taken so far.
-    #[must_use]
-    pub fn steps(&self) -> u64 {
-        self.steps
     }
 
     /// Processor time of each process so far, in nanoseconds.

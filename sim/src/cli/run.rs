@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, str::FromStr};
 /// Run one experiment and show what it took
 ///
 /// Prints requests per second, latency, the processor time of each process per request, frames and dials per request, and
-/// the hash of the trace. The same build, parameters, scenario, connections and seed give the same hash on any machine.
+/// the hash of the trace. The same build, parameters, scenario, connections and seed give the same hash on any 64-bit machine.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
     nitrotap-sim run --scenario nitrotap --connections 64\n  \

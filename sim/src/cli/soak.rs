@@ -150,7 +150,7 @@ fn summary(tally: &Tally, first: u64, took: Duration, jobs: usize) -> String {
     );
     let _ = writeln!(
         text,
-        "{} requests, {} right answers and transfers, {} failures excused by faults, {:.1} MB looked at, {} checks",
+        "{} requests, {} right answers and transfers, {} failures, {:.1} MB looked at, {} checks",
         tally.requests,
         tally.answers,
         tally.failures,

@@ -34,7 +34,7 @@ async fn handle(gvproxy: Gvproxy, stream: SimStream) {
     };
     let Ok(Some(early)) = request else { return };
     if inner.quirks.loses_early_bytes && early > 0 {
-        inner.ledger.spoil(stream.peer());
+        inner.ledger.spoil(stream.peer(), Way::Out);
         inner.trace.note(inner.clock.now(), Actor::Gvproxy, Event::Quirk, 0, early as u64, 0);
     }
     inner.clock.sleep(HIJACK).await;
@@ -42,7 +42,7 @@ async fn handle(gvproxy: Gvproxy, stream: SimStream) {
         // net/http's background read takes one byte that comes before the take-over.
         let mut byte = [0; 1];
         if stream.try_recv(&mut byte).is_ok_and(|n| n == 1) {
-            inner.ledger.spoil(stream.peer());
+            inner.ledger.spoil(stream.peer(), Way::Out);
             inner.trace.note(inner.clock.now(), Actor::Gvproxy, Event::Quirk, 0, 1, 0);
         }
     }

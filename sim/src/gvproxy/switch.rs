@@ -112,8 +112,19 @@ struct State {
 /// What waits for the write lock.
 enum Outgoing {
     Frame(Vec<u8>),
-    /// Bytes for every stream that are no frame of the stack's, and whether the streams end behind them.
-    Fault(Vec<u8>, bool),
+    /// Bytes for every stream that are no frame of the stack's, and what they are.
+    Fault(Vec<u8>, Foul),
+}
+
+/// What a fault writes to the frame streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foul {
+    /// Frames of any contents and length.
+    Frames,
+    /// Bytes that are no frames.
+    Bytes,
+    /// The beginning of a frame, behind which the streams end.
+    Cut,
 }
 
 /// Frames that wait for the write lock before reading stops: the goroutines that would wait there.
@@ -200,16 +211,20 @@ impl Gvproxy {
         lock(&self.0.switch.state).wedged
     }
 
+    /// Whether there is a frame stream.
+    pub(crate) fn has_streams(&self) -> bool {
+        !lock(&self.0.switch.state).conns.is_empty()
+    }
+
     /// Puts bytes on every frame stream that are no frames of the stack's: what a broken host might send.
-    pub(crate) fn inject(&self, bytes: Vec<u8>) {
-        lock(&self.0.switch.state).out.push_back(Outgoing::Fault(bytes, false));
+    pub(crate) fn inject(&self, bytes: Vec<u8>, foul: Foul) {
+        lock(&self.0.switch.state).out.push_back(Outgoing::Fault(bytes, foul));
         self.0.switch.news.notify_one();
     }
 
     /// Ends every frame stream inside a frame.
     pub(crate) fn cut_inside_frame(&self) {
-        lock(&self.0.switch.state).out.push_back(Outgoing::Fault(vec![200, 0, 1, 2, 3], true));
-        self.0.switch.news.notify_one();
+        self.inject(vec![200, 0, 1, 2, 3], Foul::Cut);
     }
 
     pub(super) fn join(&self, stream: SimStream) -> u64 {
@@ -290,13 +305,20 @@ impl Gvproxy {
                         }
                     }
                 }
-                Some(Outgoing::Fault(bytes, ends)) => {
+                Some(Outgoing::Fault(bytes, foul)) => {
                     let streams: Vec<SimStream> = lock(&inner.switch.state).conns.values().cloned().collect();
                     for stream in streams {
-                        inner.ledger.spoil(stream.peer());
+                        if foul == Foul::Frames {
+                            // Runts are skipped by the peer; everything else arrives like a frame of the stack's.
+                            for frame in frames(&bytes).filter(|frame| frame.len() >= 14) {
+                                inner.ledger.sent(stream.peer(), Way::In, frame);
+                            }
+                        } else {
+                            inner.ledger.spoil(stream.peer(), Way::In);
+                        }
                         // Whoever has closed does not care.
                         let _ = stream.send_all(&bytes).await;
-                        if ends {
+                        if foul == Foul::Cut {
                             stream.finish();
                         }
                     }
@@ -319,6 +341,16 @@ impl Gvproxy {
         state.unknown += u64::from(targets.is_empty());
         targets
     }
+}
+
+/// The frames in bytes that are whole frames, each behind its length.
+fn frames(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (prefix, rest) = bytes.split_first_chunk::<2>()?;
+        let (frame, rest) = rest.split_at_checked(u16::from_le_bytes(*prefix).into())?;
+        bytes = rest;
+        Some(frame)
+    })
 }
 
 /// The port of its listener.

@@ -146,7 +146,7 @@ async fn converse(stream: ServerStream, side: &ServerSide, rules: &Rules, book: 
                 let wrong = pattern::mismatch(id, 0, &read);
                 let whole = read.len() == request.len && wrong.is_none();
                 // What was cut off by a fault is a matter of the client's, who knows of it; wrong bytes are not.
-                if wrong.is_some() || (!whole && begun >= rules.calm) {
+                if wrong.is_some() || (!whole && !rules.excuse(begun, clock.now())) {
                     let detail =
                         format!("tunnel {id:x}: {} of {} bytes came, first wrong: {wrong:?}", read.len(), request.len);
                     book.audit.fail(clock.now(), Invariant::HalfClose, detail);

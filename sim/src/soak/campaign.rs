@@ -28,7 +28,7 @@ pub struct Tally {
     pub requests: u64,
     /// Answers and transfers that were right.
     pub answers: u64,
-    /// Failures that a fault excused.
+    /// Failures seen by clients; one that no fault excuses also breaks an invariant.
     pub failures: u64,
     /// Bytes that came back and were looked at.
     pub bytes: u64,

@@ -118,9 +118,9 @@ impl Client {
         true
     }
 
-    /// Whether something that began at `begun` may fail.
+    /// Whether something that began at `begun` may have failed by now.
     fn excused(&self, begun: Instant) -> bool {
-        begun < self.rules.calm
+        self.rules.excuse(begun, self.clock.now())
     }
 
     fn fail(&self, invariant: Invariant, detail: String) {
@@ -142,7 +142,10 @@ impl Client {
         while self.think().await {
             let begun = self.clock.now();
             // A connection from before the calm may be half dead, and nobody can know.
-            if conn.as_ref().is_some_and(|(since, _)| self.excused(*since) && !self.excused(begun)) {
+            if conn
+                .as_ref()
+                .is_some_and(|(since, _)| self.rules.is_before_calm(*since) && !self.rules.is_before_calm(begun))
+            {
                 conn = None;
             }
             let reader = match conn.take() {
@@ -260,7 +263,7 @@ impl Client {
                 let expected = match verb {
                     "stall" => status == 504,
                     "silent" | "once" => status == 502,
-                    // The app has begun its answer: it is too late for another status.
+                    // The proxy can still say so where the head had not arrived before the app was gone.
                     "reset" | "half" => status == 502,
                     _ => false,
                 };
@@ -412,15 +415,17 @@ impl Client {
     async fn unanswered(mut self, side: &ServerSide) {
         self.start().await;
         while self.think().await {
-            let answered = tokio::select! {
+            let answer = tokio::select! {
                 biased;
-                result = side.connect(NOWHERE, 80) => result.is_ok(),
-                () = self.clock.sleep(PATIENCE) => false,
+                result = side.connect(NOWHERE, 80) => Some(result.is_ok()),
+                () = self.clock.sleep(PATIENCE) => None,
             };
-            if answered {
-                self.fail(Invariant::Integrity, "connected to where nobody is".to_owned());
+            match answer {
+                Some(true) => self.fail(Invariant::Integrity, "connected to where nobody is".to_owned()),
+                // No link, say.
+                Some(false) => {}
+                None => self.book.fired("dial-unanswered"),
             }
-            self.book.fired("dial-unanswered");
             self.clock.sleep(Duration::from_secs(60)).await;
         }
     }

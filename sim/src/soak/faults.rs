@@ -1,6 +1,7 @@
 //! The faults there are: what each does when it begins and when it ends.
 
 use crate::{
+    gvproxy::{Foul, Gvproxy},
     rng,
     trace::Event,
     world::{CLIENT, ENCLAVE, ENCLAVE_CID, HOST, HOST_CID, HostOrder, World},
@@ -34,7 +35,7 @@ pub enum FaultKind {
         /// How much, in milliseconds.
         extra_ms: u32,
     },
-    /// Streams between host and enclave are reset, in the middle of whatever they carry.
+    /// A stream between host and enclave is reset, in the middle of whatever it carries.
     Reset,
     /// gvproxy ends the frame stream inside a frame.
     Truncate,
@@ -123,20 +124,20 @@ pub(super) fn begin(world: &mut World, index: u32, fault: &Fault) -> bool {
             world.sim().hold(CLIENT, HOST);
             true
         }
-        FaultKind::Latency { extra_ms } => {
-            slow_down(world, u64::from(extra_ms) * 1_000_000);
-            true
+        FaultKind::Latency { extra_ms } => slow_down(world, u64::from(extra_ms) * 1_000_000),
+        FaultKind::Reset => {
+            let any = world.host_net().is_some_and(|net| net.is_connected_to(ENCLAVE_CID));
+            order(world, HostOrder::Reset(index as usize)) && any
         }
-        FaultKind::Reset => order(world, HostOrder::Reset(index as usize)),
-        FaultKind::Truncate => order(world, HostOrder::Cut),
+        FaultKind::Truncate => on_streams(world, HostOrder::Cut),
         FaultKind::GarbageFrames => {
             let bytes = garbage_frames(world.seed() ^ u64::from(index));
-            order(world, HostOrder::Inject(bytes))
+            on_streams(world, HostOrder::Inject(bytes, Foul::Frames))
         }
         FaultKind::GarbageBytes => {
             let mut rng = rng::stream(world.seed(), &format!("garbage {index}"));
             let bytes = (0..rng.usize(1..3000)).map(|_| rng.u8(..)).collect();
-            order(world, HostOrder::Inject(bytes))
+            on_streams(world, HostOrder::Inject(bytes, Foul::Bytes))
         }
         FaultKind::GvproxyRestart => order(world, HostOrder::Kill),
         FaultKind::EnclaveRestart => world.power_off(ENCLAVE),
@@ -178,7 +179,9 @@ pub(super) fn end(world: &mut World, index: u32, fault: &Fault) {
             world.shared().held.until(now);
             world.sim().release(CLIENT, HOST);
         }
-        FaultKind::Latency { .. } => slow_down(world, 0),
+        FaultKind::Latency { .. } => {
+            slow_down(world, 0);
+        }
         FaultKind::Reset
         | FaultKind::Truncate
         | FaultKind::GarbageFrames
@@ -201,12 +204,22 @@ fn order(world: &World, order: HostOrder) -> bool {
     running
 }
 
-fn slow_down(world: &World, extra_ns: u64) {
+/// An order that is about frame streams; false if there is none.
+fn on_streams(world: &World, what: HostOrder) -> bool {
+    let any = world.shared().sites.borrow().gvproxy.as_ref().is_some_and(Gvproxy::has_streams);
+    order(world, what) && any
+}
+
+/// False if there is no wire.
+fn slow_down(world: &World, extra_ns: u64) -> bool {
+    let mut any = false;
     for (net, peer) in [(world.host_net(), ENCLAVE_CID), (world.enclave_net(), HOST_CID)] {
         if let Some(wire) = net.and_then(|net| net.wire(peer)) {
             wire.slow_down(extra_ns);
+            any = true;
         }
     }
+    any
 }
 
 /// Well-formed lengths around contents that no decoder and no kernel may choke on.

@@ -178,7 +178,7 @@ impl Plan {
         if plan.faults.is_empty() {
             // Then nothing may fail from the moment on at which the link is up.
             plan.faults_over_ms = 0;
-            plan.calm_ms = 3_000;
+            plan.calm_ms = BOOT_MS;
             plan.stop_ms = plan.calm_ms + rng.u64(20_000..40_000);
             plan.end_ms = plan.stop_ms + ENDING_MS;
         }
@@ -302,6 +302,9 @@ impl Plan {
         if plan.version == 1 { Ok(plan) } else { Err(PlanError::Version { path: name, found: plan.version }) }
     }
 }
+
+/// From power to a link that is up.
+pub(super) const BOOT_MS: u64 = 3_000;
 
 /// From the last fault to calm: a silent host is given up after 25 s, a redial takes a second, and a request of the
 /// client's that hangs is given up after [`super::clients::PATIENCE`].

@@ -23,11 +23,24 @@ pub(super) const ECHO: u16 = crate::world::ECHO;
 /// What the programs of a run know of its plan.
 #[derive(Clone)]
 pub(super) struct Rules {
-    pub(super) calm: Instant,
+    calm: Instant,
+    first_fault: Instant,
     pub(super) stop: Instant,
     pub(super) app_idle: Duration,
     pub(super) has_proxy: bool,
     pub(super) loads: Arc<[super::plan::Load]>,
+}
+
+impl Rules {
+    /// Whether something that began at `begun` may have failed by `now`: before the link is up, or because of a fault.
+    pub(super) fn excuse(&self, begun: Instant, now: Instant) -> bool {
+        begun < self.calm && (now >= self.first_fault || begun < Instant::from_millis(super::plan::BOOT_MS))
+    }
+
+    /// Whether what began at `begun` is from before the calm.
+    pub(super) fn is_before_calm(&self, begun: Instant) -> bool {
+        begun < self.calm
+    }
 }
 
 /// The books of a run; clones write to the same ones.
@@ -51,7 +64,7 @@ pub struct Counts {
     pub requests: u64,
     /// Answers and transfers that were right.
     pub answers: u64,
-    /// Failures that were excused by a fault.
+    /// Failures seen by clients; one that no fault excuses also breaks an invariant.
     pub failures: u64,
     /// Bytes that came back.
     pub bytes: u64,
@@ -99,6 +112,8 @@ pub struct Verdict {
     pub model: Duration,
     /// Checks made.
     pub checks: u64,
+    /// The trace's hash after every [`CHECKPOINT`](crate::trace::CHECKPOINT) records.
+    pub checkpoints: Vec<u64>,
     /// The end of the trace.
     pub tail: Vec<Record>,
 }
@@ -113,6 +128,9 @@ impl Verdict {
 
 /// Model time of a tick. Every millisecond less costs wall time; wires have to be slower.
 const TICK: Duration = Duration::from_millis(10);
+
+/// Later than any run ends, in milliseconds.
+const NEVER_MS: u64 = 1 << 40;
 
 /// How often queues and the link are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -133,14 +151,21 @@ struct Run {
     plan: Plan,
     world: World,
     book: Book,
-    /// Since when the link has been down although nothing kept it from coming up.
+    /// Frames for us that the enclave had received at the last look; `None` inside for nitriding's loop.
+    heard: Option<Option<u64>>,
+    /// Since when nothing has arrived although nothing kept it from doing so.
     link_idle_since: Option<Instant>,
+    /// Frames that the TAP's queue had dropped at the last look.
+    dropped: u64,
+    /// Connections of gvproxy's that there were when the calm began.
+    flows_at_calm: Option<usize>,
 }
 
 impl Run {
     fn new(plan: Plan, keep_trace: bool) -> Self {
         let rules = Rules {
             calm: Instant::from_millis(plan.calm_ms),
+            first_fault: Instant::from_millis(plan.faults.iter().map(|fault| fault.at_ms).min().unwrap_or(NEVER_MS)),
             stop: Instant::from_millis(plan.stop_ms),
             // Without a proxy in between, a client's request can cross the end of an idle connection; nobody is to blame.
             app_idle: Duration::from_millis(if plan.scenario.proxy().is_some() { plan.app_idle_ms } else { 3_600_000 }),
@@ -189,7 +214,7 @@ impl Run {
         if plan.fragment {
             book.fired("fragmented-io");
         }
-        Self { plan, world, book, link_idle_since: None }
+        Self { plan, world, book, heard: None, link_idle_since: None, dropped: 0, flows_at_calm: None }
     }
 
     fn finish(mut self) -> Verdict {
@@ -236,6 +261,7 @@ impl Run {
             counts: lock(&self.book.inner).counts.clone(),
             model: self.world.now().since(Instant::ZERO),
             checks: self.book.audit.checks(),
+            checkpoints: self.world.trace().checkpoints(),
             tail: self.world.trace().tail(usize::MAX),
         }
     }
@@ -250,7 +276,9 @@ impl Run {
         let sites = self.world.shared().sites.borrow();
         for site in [&sites.client, &sites.host, &sites.enclave].into_iter().flatten() {
             let usage = site.net.usage();
-            self.check(Invariant::Bounds, usage.held <= usage.limit && usage.streams < 5000, || format!("{usage:?}"));
+            self.check(Invariant::Bounds, usage.fullest <= usage.limit && usage.streams < 5000, || {
+                format!("{usage:?}")
+            });
         }
         let mut dropped = 0;
         if let Some(inside) = &sites.inside {
@@ -269,18 +297,25 @@ impl Run {
         }
         // The link has to come up whenever there is somebody to talk to.
         let quiet = now >= Instant::from_millis(self.plan.faults_over_ms);
-        // nitriding's loop says nothing of itself.
-        let up = sites.inside.as_ref().is_some_and(|inside| inside.port.as_ref().is_none_or(Port::is_up));
+        // What counts is what arrives; nitriding's loop says nothing of itself.
+        let heard = sites.inside.as_ref().map(|inside| inside.port.as_ref().map(|port| port.ingress().for_us));
+        let flows = sites.gvproxy.as_ref().map(|gvproxy| gvproxy.stack().usage().flows);
         drop(sites);
-        if dropped > 0 {
+        if dropped > self.dropped {
             self.book.fired("full-buffers");
         }
-        if up || !quiet {
+        self.dropped = dropped;
+        if self.flows_at_calm.is_none() && now >= Instant::from_millis(self.plan.calm_ms) {
+            self.flows_at_calm = flows;
+        }
+        let moves = heard == Some(None) || heard != self.heard;
+        self.heard = heard;
+        if moves || !quiet {
             self.link_idle_since = None;
         } else {
             let since = *self.link_idle_since.get_or_insert(now);
             self.check(Invariant::Progress, now.since(since) < LINK_PATIENCE, || {
-                format!("the link has been down for {:?} with a gvproxy that listens", now.since(since))
+                format!("nothing has come over the link for {:?} with a gvproxy that listens", now.since(since))
             });
         }
     }
@@ -328,10 +363,13 @@ impl Run {
             return self.check(Invariant::Recovery, false, || "gvproxy has not come back".to_owned());
         };
         // Stock gvproxy never asks whether a silent guest is still there: what a fault cut off stays with it for ever, and
-        // so does the stream on its other side. Without a fault nothing may stay.
+        // so does the stream on its other side. What came without a fault, or after the last one, may not stay.
         let stack = gvproxy.stack().usage();
-        let leaked = if self.plan.faults.is_empty() { 0 } else { stack.flows };
-        self.check(Invariant::BoundedEnd, stack.flows <= leaked, || format!("connections left in gvproxy: {stack:?}"));
+        let cut_off = if self.plan.faults.is_empty() { 0 } else { self.flows_at_calm.unwrap_or(0) };
+        self.check(Invariant::BoundedEnd, stack.flows <= cut_off, || {
+            format!("connections left in gvproxy, of which a fault may have cut off {cut_off}: {stack:?}")
+        });
+        let leaked = stack.flows;
         let link_stream = usize::from(inside.port.as_ref().is_some_and(|port| port.stream().is_some()));
         let expected = [(&sites.client, leaked), (&sites.host, 1 + 2 * leaked), (&sites.enclave, link_stream)];
         for (site, expected) in expected {
@@ -355,7 +393,7 @@ impl Run {
     }
 }
 
-/// Longest time without a link while gvproxy listens and nothing is wrong: a silent peer is noticed after 25 s.
+/// Longest time without a frame while gvproxy listens and nothing is wrong: a silent peer is noticed after 25 s.
 const LINK_PATIENCE: Duration = Duration::from_secs(40);
 
 /// What the enclave finds outside: an echo service.

@@ -8,7 +8,6 @@ use super::{
     run::{Verdict, run},
 };
 use crate::check::Invariant;
-use std::time::Duration;
 
 /// A smaller plan.
 #[derive(Clone, Debug)]
@@ -134,12 +133,4 @@ fn shorter(state: &mut State) -> bool {
         plan.faults.retain(|fault| fault.at_ms <= failed_ms);
         plan.end_ms = plan.end_ms.min(failed_ms + 1_000);
     })
-}
-
-impl Shrunk {
-    /// Simulated time that the failure takes.
-    #[must_use]
-    pub fn time_to_failure(&self) -> Duration {
-        Duration::from_nanos(self.verdict.breaks.first().map_or(0, |first| first.at_ns))
-    }
 }

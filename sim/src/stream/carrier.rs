@@ -61,7 +61,6 @@ struct State {
     last_delivery: Instant,
     extra_ns: u64,
     queue: VecDeque<(Instant, Packet)>,
-    carried: bool,
 }
 
 impl Wire {
@@ -75,7 +74,6 @@ impl Wire {
             last_delivery: Instant::ZERO,
             extra_ns: 0,
             queue: VecDeque::new(),
-            carried: false,
         };
         Self(Arc::new(Shared { state: Mutex::new(state), news: Notify::new(), cut: Notify::new() }))
     }
@@ -113,18 +111,11 @@ impl Wire {
         self.0.news.notify_one();
     }
 
-    /// Whether a carrier is up.
-    #[must_use]
-    pub fn is_carried(&self) -> bool {
-        lock(&self.0.state).carried
-    }
-
     /// Carries this wire over `stream`, and what comes back into `net`, until the peer is gone or the wire is cut.
     async fn carry(&self, stream: TcpStream, net: &Net, peer: u32, audit: &Audit, held: &Held) {
         let begun = net.clock().now();
         {
             let mut state = lock(&self.0.state);
-            state.carried = true;
             // What had to wait for a carrier leaves now.
             let earliest = begun + ns(state.params.latency_ns);
             for (at, _) in &mut state.queue {
@@ -177,7 +168,6 @@ impl Wire {
             () = outbound => {}
             () = self.0.cut.notified() => {}
         }
-        lock(&self.0.state).carried = false;
     }
 }
 
@@ -222,7 +212,11 @@ pub(crate) async fn accept(net: Net, peer: u32, audit: Audit, held: Held) -> std
     while let Some(stream) = next.take() {
         tokio::select! {
             biased;
-            accepted = listener.accept() => next = Some(accepted?.0),
+            accepted = listener.accept() => {
+                // The peer has booted, or what it had was cut: nothing of the old carrier will ever arrive.
+                net.peer_gone(peer);
+                next = Some(accepted?.0);
+            }
             () = wire.carry(stream, &net, peer, &audit, &held) => next = Some(listener.accept().await?.0),
         }
     }

@@ -244,12 +244,18 @@ impl Net {
         true
     }
 
+    /// Whether there is a stream to machine `cid`.
+    #[must_use]
+    pub fn is_connected_to(&self, cid: u32) -> bool {
+        !self.conns_with(cid).is_empty()
+    }
+
     /// The streams that are open, and the bytes they hold; for invariants.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let inner = lock(&self.0);
-        let held = inner.conns.values().map(|conn| u64::from(lock(&conn.state).endpoint.held())).sum();
-        Usage { streams: inner.conns.len(), held, limit: inner.conns.len() as u64 * u64::from(inner.limits.buf_alloc) }
+        let fullest = inner.conns.values().map(|conn| lock(&conn.state).endpoint.held()).max().unwrap_or(0);
+        Usage { streams: inner.conns.len(), fullest, limit: inner.limits.buf_alloc }
     }
 
     fn conns_with(&self, cid: u32) -> Vec<Arc<Conn>> {
@@ -267,10 +273,10 @@ impl Net {
 pub struct Usage {
     /// Streams that are open.
     pub streams: usize,
-    /// Bytes received and not yet read.
-    pub held: u64,
-    /// What they may hold at most.
-    pub limit: u64,
+    /// Bytes received and not yet read of the stream that holds most.
+    pub fullest: u32,
+    /// What it may hold at most.
+    pub limit: u32,
 }
 
 impl Inner {

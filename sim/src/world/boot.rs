@@ -134,6 +134,7 @@ pub(super) async fn host(shared: Rc<Shared>) -> Booted {
         return std::future::pending().await;
     }
     let group = Group::new("gvproxy", shared.audit.clone(), site.clock);
+    notice_panics(&group, site.clock);
     if let Some(power) = shared.power.borrow_mut().get_mut(&HOST_CID) {
         power.groups.push(group.clone());
     }
@@ -151,10 +152,10 @@ pub(super) async fn host(shared: Rc<Shared>) -> Booted {
                     start_gvproxy(&shared, &site, &group)?;
                 }
             }
-            HostOrder::Inject(bytes) => {
+            HostOrder::Inject(bytes, foul) => {
                 let gvproxy = shared.sites.borrow().gvproxy.clone();
                 if let Some(gvproxy) = gvproxy {
-                    gvproxy.inject(bytes);
+                    gvproxy.inject(bytes, foul);
                 }
             }
             HostOrder::Reset(n) => {
@@ -201,14 +202,7 @@ fn site(shared: &Rc<Shared>, cid: u32, actor: Actor, cores: u32, name: &'static 
     let cpu = Cpu::new(cores, &config.params.machines, mix(config.seed ^ u64::from(cid)));
     let group = Group::new(name, shared.audit.clone(), clock);
     group.spawn(cpu.clone().drive(clock));
-    // A panic is noticed when its task is looked at.
-    let looked_at = group.clone();
-    drop(tokio::task::spawn_local(async move {
-        loop {
-            clock.sleep(Duration::from_millis(500)).await;
-            looked_at.reap();
-        }
-    }));
+    notice_panics(&group, clock);
     power_switch(shared, cid, &net, &group);
     shared.trace.note(clock.now(), actor, Event::Started, cid, 0, 0);
     Site { net, cpu, clock, skewed: SkewedClock::new(clock), group }
@@ -224,6 +218,17 @@ fn power_switch(shared: &Rc<Shared>, cid: u32, net: &Net, group: &Group) {
         let groups = dying.take();
         for group in groups {
             group.kill().await;
+        }
+    }));
+}
+
+/// Looks at the tasks of `group` that have ended: a panic is noticed when its task is looked at.
+fn notice_panics(group: &Group, clock: Clock) {
+    let group = group.clone();
+    drop(tokio::task::spawn_local(async move {
+        loop {
+            clock.sleep(Duration::from_millis(500)).await;
+            group.reap();
         }
     }));
 }
