@@ -152,6 +152,7 @@ impl Dialer for SimDialer {
                 clock,
                 skewed,
                 upgraded: false,
+                answer: Vec::new(),
                 ended_since: None,
             })
         }
@@ -166,9 +167,14 @@ pub(crate) struct Upstream {
     clock: Clock,
     skewed: SkewedClock,
     upgraded: bool,
+    /// How the answer to what was written last begins.
+    answer: Vec<u8>,
     /// Since when the end has been there to be read, by the clock of the proxy's own timers.
     ended_since: Option<Instant>,
 }
+
+/// What turns a connection into a tunnel.
+const SWITCHING: &[u8] = b"HTTP/1.1 101";
 
 /// The proxy looks at its idle connections once a second; a dead one that is still used after several looks was handed
 /// out knowingly.
@@ -196,7 +202,10 @@ impl AsyncRead for Upstream {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         let new = &buf.filled()[before..];
-        self.upgraded |= new.starts_with(b"HTTP/1.1 101");
+        // It may come in pieces.
+        let missing = SWITCHING.len() - self.answer.len();
+        self.answer.extend_from_slice(&new[..new.len().min(missing)]);
+        self.upgraded |= self.answer == SWITCHING;
         if result.is_ready() && new.is_empty() && self.ended_since.is_none() {
             self.ended_since = Some(self.skewed.now());
         }
@@ -207,6 +216,7 @@ impl AsyncRead for Upstream {
 impl AsyncWrite for Upstream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check_write();
+        self.answer.clear();
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
