@@ -25,13 +25,13 @@ missed=0
 for name in "${names[@]}"; do
     patch=$here/$name.patch
     [[ -f $patch ]] || { echo "no $patch" >&2; exit 2; }
-    (cd "$work" && patch --quiet -p1 <"$patch")
+    (cd "$work" && git apply "$patch")
     (cd "$work" && cargo build --quiet --locked --profile sim -p nitrotap-sim 2>"$work/build.log") ||
         { cat "$work/build.log" >&2; exit 1; }
     status=0
     "$CARGO_TARGET_DIR/sim/nitrotap-sim" soak --first "$first" --seeds "$seeds" --jobs 1 --keep "$work/kept" \
         >"$work/soak.log" 2>/dev/null || status=$?
-    (cd "$work" && patch --quiet -R -p1 <"$patch")
+    (cd "$work" && git apply -R "$patch")
     if ((status == 0)); then
         printf '%-16s NOT FOUND in %s seeds\n' "$name" "$seeds"
         missed=1

@@ -6,7 +6,8 @@
 //!  0        faults over          calm                    stop              end
 //!  | faults and loads | recovery | loads, nothing may fail | nobody talks: all connections end |
 //! ```
-//! Until `calm`, a request may fail, with an explicit error; bytes that arrive are right at all times.
+//! From the first fault to `calm`, and while the link comes up at boot, a request may fail, with an explicit error; bytes
+//! that arrive are right at all times.
 
 mod app;
 mod campaign;
