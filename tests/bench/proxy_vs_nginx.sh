@@ -189,9 +189,11 @@ quotient() {
 port() {
     local port
     while port=$((20000 + RANDOM % 12000)); do
+        # One that was given out is not in use yet, and subshells may draw alike.
+        ! grep -qsx "$port" "$scratch/ports" || continue
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
-    echo "$port"
+    echo "$port" | tee -a "$scratch/ports"
 }
 
 fail() {
