@@ -2,7 +2,7 @@
 //!
 //! The length counts the frame and not itself. There is no frame check sequence, no padding to 60 bytes and no
 //! virtio-net header (gvproxy `pkg/tap/protocols.go`, hyperkit framing). Every byte string is a valid stream: a receiver
-//! cannot lose its place unless bytes are missing.
+//! cannot lose its place unless bytes are missing. Other peers put another prefix in front: see [`Framing`].
 //!
 //! ```text
 //!  0        2                    2+len
@@ -13,11 +13,13 @@
 
 mod batch;
 mod decoder;
+mod framing;
 
 pub use batch::{Batch, Refused};
 pub use decoder::{Decoder, Truncated};
+pub use framing::{FrameTooLong, Framing, MAX_QEMU_FRAME};
 
-/// Bytes of the length prefix.
+/// Bytes of the length prefix of [`Framing::Hyperkit`].
 pub const PREFIX_LEN: usize = 2;
 
 /// Shortest frame: destination, source and `EtherType` (IEEE 802.3 clause 3).

@@ -1,6 +1,6 @@
 //! Laws of the frame codec over random frames and splits.
 
-use nitrotap_core::frame::{Batch, Decoder, MAX_FRAME, MIN_FRAME, PREFIX_LEN, Refused};
+use nitrotap_core::frame::{Batch, Decoder, Framing, MAX_FRAME, MIN_FRAME, PREFIX_LEN, Refused};
 use quickcheck::quickcheck;
 
 quickcheck! {
@@ -27,19 +27,30 @@ quickcheck! {
         }
 
         let mut decoder = Decoder::new(1000);
-        let mut received = Vec::new();
-        let mut reads = cycle(&reads);
-        let mut rest = &stream[..];
-        while !rest.is_empty() {
-            let n = reads.next().expect("cycles").min(rest.len()).min(decoder.space().len());
-            decoder.space()[..n].copy_from_slice(&rest[..n]);
-            decoder.commit(n);
-            rest = &rest[n..];
-            while let Some(frame) = decoder.next_frame() {
-                received.push(frame.to_vec());
-            }
-        }
+        let received = decode(&mut decoder, &stream, &reads);
         received == sent && decoder.runts() == 0 && decoder.finish().is_ok()
+    }
+
+    fn what_is_prefixed_is_decoded_with_either_framing_at_any_split(lens: Vec<u16>, reads: Vec<u16>, long: u16) -> bool {
+        [Framing::Hyperkit, Framing::Qemu].into_iter().all(|framing| {
+            let mut stream = Vec::new();
+            let mut sent = Vec::new();
+            let longest = framing.max_frame() - usize::from(long);
+            for (i, len) in lens.iter().map(|len| usize::from(*len)).chain([longest]).enumerate() {
+                let frame: Vec<u8> = (0..len).map(|b| (b ^ i) as u8).collect();
+                match framing.prefix(len) {
+                    Ok((prefix, n)) => {
+                        stream.extend(&prefix[..n]);
+                        stream.extend(&frame);
+                        sent.push(frame);
+                    }
+                    Err(refused) => assert_eq!((refused, len < MIN_FRAME), (Refused::Runt, true)),
+                }
+            }
+            let mut decoder = Decoder::with_framing(1000, framing);
+            let received = decode(&mut decoder, &stream, &reads);
+            received == sent && decoder.runts() == 0 && decoder.finish().is_ok() && decoder.broken().is_none()
+        })
     }
 
     fn a_batch_never_exceeds_its_target_by_more_than_a_frame(lens: Vec<u16>, target: u16) -> bool {
@@ -72,6 +83,23 @@ quickcheck! {
         }
         batch.clear() == (lens.len() - whole) as u64
     }
+}
+
+/// Everything that comes out of `stream` in reads of these sizes.
+fn decode(decoder: &mut Decoder, stream: &[u8], reads: &[u16]) -> Vec<Vec<u8>> {
+    let mut received = Vec::new();
+    let mut reads = cycle(reads);
+    let mut rest = stream;
+    while !rest.is_empty() {
+        let n = reads.next().expect("cycles").min(rest.len()).min(decoder.space().len());
+        decoder.space()[..n].copy_from_slice(&rest[..n]);
+        decoder.commit(n);
+        rest = &rest[n..];
+        while let Some(frame) = decoder.next_frame() {
+            received.push(frame.to_vec());
+        }
+    }
+    received
 }
 
 /// The sizes over and over, none of them zero.

@@ -5,5 +5,5 @@
 mod gvproxy_decode;
 mod replay;
 
-pub use gvproxy_decode::gvproxy_decode;
+pub use gvproxy_decode::{gvproxy_decode, qemu_decode};
 pub use replay::replay;

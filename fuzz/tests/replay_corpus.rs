@@ -4,7 +4,16 @@ use std::path::Path;
 
 #[test]
 fn the_committed_corpus_of_gvproxy_decode_passes() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/gvproxy_decode");
-    let files = nitrotap_fuzz::replay(&folder, nitrotap_fuzz::gvproxy_decode).expect("the corpus is readable");
+    passes("gvproxy_decode", nitrotap_fuzz::gvproxy_decode);
+}
+
+#[test]
+fn the_committed_corpus_of_qemu_decode_passes() {
+    passes("qemu_decode", nitrotap_fuzz::qemu_decode);
+}
+
+fn passes(name: &str, target: impl Fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+    let files = nitrotap_fuzz::replay(&folder, target).expect("the corpus is readable");
     assert!(files >= 10, "only {files} files in {}", folder.display());
 }

@@ -92,7 +92,7 @@ impl Batch {
 pub enum Refused {
     /// Shorter than [`MIN_FRAME`].
     Runt,
-    /// Longer than the interface's MTU allows.
+    /// Longer than the interface's MTU or the framing allows.
     Oversize,
 }
 
@@ -100,7 +100,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Runt => "the frame is shorter than an Ethernet header (14 bytes)",
-            Self::Oversize => "the frame is longer than the interface's MTU allows",
+            Self::Oversize => "the frame is longer than the interface's MTU or the framing allows",
         })
     }
 }
