@@ -22,6 +22,7 @@
 
 pub mod counters;
 pub mod frame;
+pub mod gateway;
 pub mod link;
 pub mod pool;
 pub mod tap;

@@ -12,6 +12,11 @@ fn the_committed_corpus_of_qemu_decode_passes() {
     passes("qemu_decode", nitrotap_fuzz::qemu_decode);
 }
 
+#[test]
+fn the_committed_corpus_of_ipv4_reassembly_passes() {
+    passes("ipv4_reassembly", nitrotap_fuzz::ipv4_reassembly);
+}
+
 fn passes(name: &str, target: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let files = nitrotap_fuzz::replay(&folder, target).expect("the corpus is readable");

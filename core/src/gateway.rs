@@ -1,0 +1,3 @@
+//! What the host's side of the link decides.
+
+pub mod fragments;
