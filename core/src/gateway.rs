@@ -1,3 +1,4 @@
-//! What the host's side of the link decides.
+//! What the host does with an enclave's frames.
 
+pub mod dhcp;
 pub mod fragments;

@@ -15,6 +15,7 @@
 //! | [`frame`] | gvproxy's framing: the decoder and the batch |
 //! | [`tap`] | the two halves of the TAP handler |
 //! | [`link`] | the life of the stream to the host: dial, probe, up, lost, backoff |
+//! | [`gateway`] | what the host does with frames: addresses, names |
 //! | [`pool`] | the upstream connections of the reverse proxy |
 //! | [`mod@counters`], [`time`] | what all of them share |
 #![forbid(unsafe_code)]

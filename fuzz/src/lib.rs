@@ -2,10 +2,12 @@
 //!
 //! A body takes any bytes and panics if a law is broken.
 
+mod dhcp_server;
 mod gvproxy_decode;
 mod ipv4_reassembly;
 mod replay;
 
+pub use dhcp_server::dhcp_server;
 pub use gvproxy_decode::{gvproxy_decode, qemu_decode};
 pub use ipv4_reassembly::ipv4_reassembly;
 pub use replay::replay;

@@ -22,3 +22,10 @@ fn passes(name: &str, target: impl Fn(&[u8])) {
     let files = nitrotap_fuzz::replay(&folder, target).expect("the corpus is readable");
     assert!(files >= 10, "only {files} files in {}", folder.display());
 }
+
+#[test]
+fn the_committed_corpus_of_dhcp_server_passes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/dhcp_server");
+    let files = nitrotap_fuzz::replay(&folder, nitrotap_fuzz::dhcp_server).expect("the corpus is readable");
+    assert!(files >= 5, "only {files} files in {}", folder.display());
+}
