@@ -2,3 +2,5 @@
 
 pub mod dhcp;
 pub mod fragments;
+pub mod limits;
+pub mod policy;

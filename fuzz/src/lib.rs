@@ -5,9 +5,11 @@
 mod dhcp_server;
 mod gvproxy_decode;
 mod ipv4_reassembly;
+mod policy_rule;
 mod replay;
 
 pub use dhcp_server::dhcp_server;
 pub use gvproxy_decode::{gvproxy_decode, qemu_decode};
 pub use ipv4_reassembly::ipv4_reassembly;
+pub use policy_rule::policy_rule;
 pub use replay::replay;

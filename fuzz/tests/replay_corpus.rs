@@ -17,6 +17,11 @@ fn the_committed_corpus_of_ipv4_reassembly_passes() {
     passes("ipv4_reassembly", nitrotap_fuzz::ipv4_reassembly);
 }
 
+#[test]
+fn the_committed_corpus_of_policy_rule_passes() {
+    passes("policy_rule", nitrotap_fuzz::policy_rule);
+}
+
 fn passes(name: &str, target: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let files = nitrotap_fuzz::replay(&folder, target).expect("the corpus is readable");
