@@ -16,6 +16,7 @@
 //! | [`tap`] | the two halves of the TAP handler |
 //! | [`link`] | the life of the stream to the host: dial, probe, up, lost, backoff |
 //! | [`gateway`] | what the host does with frames: addresses, names |
+//! | [`pcap`] | captures for tcpdump and Wireshark |
 //! | [`pool`] | the upstream connections of the reverse proxy |
 //! | [`mod@counters`], [`time`] | what all of them share |
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ pub mod counters;
 pub mod frame;
 pub mod gateway;
 pub mod link;
+pub mod pcap;
 pub mod pool;
 pub mod tap;
 pub mod time;
