@@ -4,3 +4,4 @@ pub mod dhcp;
 pub mod fragments;
 pub mod limits;
 pub mod policy;
+pub mod dns;

@@ -3,6 +3,7 @@
 //! A body takes any bytes and panics if a law is broken.
 
 mod dhcp_server;
+mod dns_front;
 mod gvproxy_decode;
 mod ipv4_reassembly;
 mod policy_rule;
@@ -12,4 +13,6 @@ pub use dhcp_server::dhcp_server;
 pub use gvproxy_decode::{gvproxy_decode, qemu_decode};
 pub use ipv4_reassembly::ipv4_reassembly;
 pub use policy_rule::policy_rule;
+pub use dns_front::dns_front;
+pub use gvproxy_decode::gvproxy_decode;
 pub use replay::replay;

@@ -34,3 +34,10 @@ fn the_committed_corpus_of_dhcp_server_passes() {
     let files = nitrotap_fuzz::replay(&folder, nitrotap_fuzz::dhcp_server).expect("the corpus is readable");
     assert!(files >= 5, "only {files} files in {}", folder.display());
 }
+
+#[test]
+fn the_committed_corpus_of_dns_front_passes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/dns_front");
+    let files = nitrotap_fuzz::replay(&folder, nitrotap_fuzz::dns_front).expect("the corpus is readable");
+    assert!(files >= 5, "only {files} files in {}", folder.display());
+}

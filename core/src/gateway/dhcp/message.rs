@@ -1,5 +1,6 @@
 //! The part of a DHCP message that the server looks at, and the reply to it.
 
+use crate::gateway::dns::wire_len;
 use core::net::Ipv4Addr;
 use dhcproto::{
     Decodable, Encodable,
@@ -169,11 +170,6 @@ fn fitting(search: &[Name], room: usize) -> &[Name] {
         })
         .count();
     &search[..count]
-}
-
-/// Bytes of the name on the wire without compression: each label with its length, and the root.
-fn wire_len(name: &Name) -> usize {
-    name.iter().map(|label| 1 + label.len()).sum::<usize>() + 1
 }
 
 #[cfg(test)]
