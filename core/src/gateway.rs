@@ -1,7 +1,42 @@
-//! What the host does with an enclave's frames.
+//! What the host does with an enclave's frames: everything between the frames of links and the sockets of the world.
+//!
+//! ```text
+//!   links            switch ── neighbours         policy, tenants
+//!   frames in ──▶ machine ──┬── ARP, DHCP, ICMP      │
+//!   queues   ◀──            ├── tcp: flows ──────────┼──▶ connections of the world
+//!                           └── sessions: UDP, pings ┴──▶ datagrams of the world
+//! ```
+//!
+//! It is a drop-in for gvproxy on the wire, with these differences: hardware and IP addresses cannot be taken over by
+//! another enclave; nothing one enclave does takes another one's room; half-closed connections stay; errors of the world
+//! arrive as what they are; everything is bounded.
 
+mod arena;
+mod config;
+mod counters;
 pub mod dhcp;
+pub mod dns;
 pub mod fragments;
 pub mod limits;
+mod machine;
+mod neighbour;
+mod output;
 pub mod policy;
-pub mod dns;
+mod port;
+mod queue;
+mod session;
+mod switch;
+mod tcp;
+mod tenant;
+mod timers;
+mod wire;
+
+pub use config::{Config, ConfigError};
+pub use counters::Counters;
+pub use machine::{DialError, Gateway, Handled, OpenError, SessionError};
+pub use output::{Closed, FlowId, Output, SessionId, Target};
+pub use port::{ANONYMOUS, MAX_PORTS, PortId};
+pub use queue::{LIMIT as QUEUE_LIMIT, RESERVE as QUEUE_RESERVE};
+pub use session::Kind;
+pub use tcp::FlowStatus;
+pub use tenant::TenantLimits;

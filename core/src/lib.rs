@@ -15,8 +15,8 @@
 //! | [`frame`] | gvproxy's framing: the decoder and the batch |
 //! | [`tap`] | the two halves of the TAP handler |
 //! | [`link`] | the life of the stream to the host: dial, probe, up, lost, backoff |
-//! | [`gateway`] | what the host does with frames: addresses, names |
-//! | [`pcap`] | captures for tcpdump and Wireshark |
+//! | [`gateway`] | what the host does with frames: switch, addresses, names, TCP, datagrams, policy |
+//! | [`offload`] | checksums and segmentation |
 //! | [`pool`] | the upstream connections of the reverse proxy |
 //! | [`mod@counters`], [`time`] | what all of them share |
 #![forbid(unsafe_code)]
@@ -26,6 +26,7 @@ pub mod counters;
 pub mod frame;
 pub mod gateway;
 pub mod link;
+pub mod offload;
 pub mod pcap;
 pub mod pool;
 pub mod tap;

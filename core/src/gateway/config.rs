@@ -1,0 +1,134 @@
+//! What a gateway is told once.
+
+use super::{
+    dhcp::{DhcpConfig, DhcpConfigError},
+    policy::{PolicyConfig, PolicyError},
+    tenant::TenantLimits,
+};
+use core::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
+
+/// Addresses, rules and limits of a virtual network. [`Config::default`] is gvproxy's network.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The virtual network.
+    pub subnet: Ipv4Net,
+    /// The gateway's address in it.
+    pub gateway: Ipv4Addr,
+    /// The gateway's hardware address.
+    pub gateway_mac: [u8; 6],
+    /// The address in it that stands for the host's loopback.
+    pub host: Ipv4Addr,
+    /// IP MTU of the virtual network, 576 to 65520 bytes.
+    pub mtu: u16,
+    /// IP MTU on the way into the world: datagrams that must not be fragmented may not be longer.
+    pub world_mtu: u16,
+    /// Further addresses that stand for others.
+    pub nat: BTreeMap<Ipv4Addr, IpAddr>,
+    /// What guests may reach.
+    pub policy: PolicyConfig,
+    /// Domains that short names are looked up in.
+    pub search: Vec<String>,
+    /// Addresses that belong to one hardware address each.
+    pub static_leases: BTreeMap<Ipv4Addr, [u8; 6]>,
+    /// Whether guests find the REST interface at port 80 of the gateway.
+    pub guest_services: bool,
+    /// Whether guests reach each other.
+    pub switching: bool,
+    /// What each tenant may have.
+    pub tenant: TenantLimits,
+    /// TCP connections in all.
+    pub max_flows: usize,
+    /// UDP and ICMP sessions in all.
+    pub max_sessions: usize,
+    /// Bytes of all TCP buffers together.
+    pub memory: usize,
+    /// Bytes of the largest TCP buffer, of which a connection has two.
+    pub largest_buffer: usize,
+    /// Seed of sequence numbers and hash tables; must not be guessed by guests.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let network = Ipv4Addr::new(192, 168, 127, 0);
+        Self {
+            subnet: Ipv4Net::new_assert(network, 24),
+            gateway: Ipv4Addr::new(192, 168, 127, 1),
+            gateway_mac: [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd],
+            host: Ipv4Addr::new(192, 168, 127, 254),
+            mtu: 1500,
+            world_mtu: 1500,
+            nat: BTreeMap::new(),
+            policy: PolicyConfig::default(),
+            search: Vec::new(),
+            static_leases: BTreeMap::from([(Ipv4Addr::new(192, 168, 127, 2), [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xee])]),
+            guest_services: false,
+            switching: true,
+            tenant: TenantLimits { flows: 16_384, half_open: 1024, sessions: 2048, rate: None },
+            max_flows: 16_384,
+            max_sessions: 8192,
+            memory: 512 << 20,
+            largest_buffer: 512 << 10,
+            seed: 0,
+        }
+    }
+}
+
+/// A gateway that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Addresses clash or do not fit.
+    #[error(transparent)]
+    Addresses(#[from] DhcpConfigError),
+    /// Too many rules, or one that cannot be kept.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Frames would not fit their length prefix, or guests would not take them.
+    #[error("MTU {0} is not between 576 and 65520")]
+    Mtu(u16),
+    /// Not an address of one station.
+    #[error("the gateway's MAC address is that of a group or all zeroes")]
+    Mac,
+    /// Connections would have no buffers.
+    #[error("{memory} bytes of memory do not suffice for {flows} connections, which need 16 KiB each")]
+    Memory {
+        /// Bytes given.
+        memory: usize,
+        /// Connections wanted.
+        flows: usize,
+    },
+}
+
+impl Config {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !(576..=65_520).contains(&self.mtu) {
+            return Err(ConfigError::Mtu(self.mtu));
+        }
+        if self.gateway_mac[0] & 1 == 1 || self.gateway_mac == [0; 6] {
+            return Err(ConfigError::Mac);
+        }
+        if self.memory / (2 * super::tcp::SMALLEST) < self.max_flows {
+            return Err(ConfigError::Memory { memory: self.memory, flows: self.max_flows });
+        }
+        Ok(())
+    }
+
+    pub(super) fn dhcp(&self) -> DhcpConfig {
+        DhcpConfig {
+            subnet: self.subnet,
+            gateway: self.gateway,
+            gateway_mac: self.gateway_mac,
+            host: self.host,
+            dns: vec![self.gateway],
+            mtu: self.mtu,
+            search: self.search.clone(),
+            static_leases: self.static_leases.clone(),
+            lease_time: Duration::from_secs(3600),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What the gateway counts.
+
+use super::tenant::Refusal;
+
+crate::counters! {
+    /// Counters and gauges of the switch, of TCP and of sessions.
+    pub struct Counters {
+        /// Links of enclaves now.
+        links: Gauge "nitrotap_gateway_links" {},
+        /// Frames between enclaves and the gateway.
+        frames_in: Counter "nitrotap_gateway_frames" { direction = "from_enclave" },
+        /// Frames between enclaves and the gateway.
+        frames_out: Counter "nitrotap_gateway_frames" { direction = "to_enclave" },
+        /// Bytes of frames between enclaves and the gateway.
+        bytes_in: Counter "nitrotap_gateway_bytes" { direction = "from_enclave" },
+        /// Bytes of frames between enclaves and the gateway.
+        bytes_out: Counter "nitrotap_gateway_bytes" { direction = "to_enclave" },
+        /// Frames passed on from one enclave to others.
+        switched: Counter "nitrotap_gateway_frames_switched" {},
+        /// Frames and packets dropped, by cause.
+        malformed: Counter "nitrotap_gateway_drops" { cause = "malformed" },
+        /// Frames and packets dropped, by cause.
+        spoofed: Counter "nitrotap_gateway_drops" { cause = "spoofed" },
+        /// Frames and packets dropped, by cause.
+        unknown_destination: Counter "nitrotap_gateway_drops" { cause = "unknown_destination" },
+        /// Frames and packets dropped, by cause.
+        link_full: Counter "nitrotap_gateway_drops" { cause = "link_full" },
+        /// Frames and packets dropped, by cause.
+        unsupported: Counter "nitrotap_gateway_drops" { cause = "unsupported" },
+        /// Frames and packets dropped, by cause.
+        addresses_full: Counter "nitrotap_gateway_drops" { cause = "addresses_full" },
+        /// Connections and sessions refused for want of room, by limit.
+        refused_flows: Counter "nitrotap_gateway_refused" { limit = "flows" },
+        /// Connections and sessions refused for want of room, by limit.
+        refused_half_open: Counter "nitrotap_gateway_refused" { limit = "half_open" },
+        /// Connections and sessions refused for want of room, by limit.
+        refused_sessions: Counter "nitrotap_gateway_refused" { limit = "sessions" },
+        /// Connections and sessions refused for want of room, by limit.
+        refused_rate: Counter "nitrotap_gateway_refused" { limit = "rate" },
+        /// Connections and sessions refused for want of room, by limit.
+        refused_memory: Counter "nitrotap_gateway_refused" { limit = "memory" },
+        /// TCP connections whose handshake was completed.
+        tcp_opened: Counter "nitrotap_gateway_tcp_opened" {},
+        /// TCP connections given up because somebody was silent for too long.
+        tcp_timeouts: Counter "nitrotap_gateway_tcp_timeouts" {},
+        /// TCP segments, long ones counted once for each part.
+        tcp_segments_in: Counter "nitrotap_gateway_tcp_segments" { direction = "from_enclave" },
+        /// TCP segments, long ones counted once for each part.
+        tcp_segments_out: Counter "nitrotap_gateway_tcp_segments" { direction = "to_enclave" },
+        /// TCP resets.
+        tcp_resets_in: Counter "nitrotap_gateway_tcp_resets" { direction = "from_enclave" },
+        /// TCP resets.
+        tcp_resets_out: Counter "nitrotap_gateway_tcp_resets" { direction = "to_enclave" },
+        /// TCP connections now, those being opened included.
+        tcp_flows: Gauge "nitrotap_gateway_tcp_flows" {},
+        /// TCP connections that are over and remembered for their last acknowledgement.
+        tcp_time_wait: Gauge "nitrotap_gateway_tcp_time_wait" {},
+        /// Bytes of TCP buffers promised; memory is taken as they are used.
+        tcp_buffer_bytes: Gauge "nitrotap_gateway_tcp_buffer_bytes" {},
+        /// UDP and ICMP datagrams between enclaves and the world.
+        datagrams_in: Counter "nitrotap_gateway_datagrams" { direction = "from_enclave" },
+        /// UDP and ICMP datagrams between enclaves and the world.
+        datagrams_out: Counter "nitrotap_gateway_datagrams" { direction = "to_enclave" },
+        /// UDP and ICMP sessions now.
+        sessions: Gauge "nitrotap_gateway_sessions" {},
+        /// UDP and ICMP sessions that were silent for too long.
+        sessions_expired: Counter "nitrotap_gateway_sessions_expired" {},
+        /// ICMP errors sent to enclaves.
+        icmp_errors_out: Counter "nitrotap_gateway_icmp_errors" {},
+        /// Questions to the gateway's name server over UDP.
+        dns_queries: Counter "nitrotap_gateway_dns_queries" {},
+    }
+}
+
+impl Counters {
+    pub(super) const fn refuse(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Flows => self.refused_flows += 1,
+            Refusal::HalfOpen => self.refused_half_open += 1,
+            Refusal::Sessions => self.refused_sessions += 1,
+            Refusal::Rate => self.refused_rate += 1,
+            Refusal::Memory => self.refused_memory += 1,
+        }
+    }
+}

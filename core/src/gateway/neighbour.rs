@@ -1,0 +1,170 @@
+//! Where a guest's IP address is: learned from its ARP and DHCP, and asked for when it is needed (RFC 826).
+//!
+//! Owns: addresses and who waits for them. Driven by: the machine. Drain: [`Neighbours::due`] at [`Neighbours::next`].
+//! Bounds: [`MAX_NEIGHBOURS`] addresses, [`MAX_ASKED`] asked for at a time with [`MAX_WAITING`] waiters each, three questions one
+//! second apart (RFC 1122 section 2.3.2.1).
+
+use super::{
+    output::{FlowId, SessionId},
+    port::{PortId, Ports},
+};
+use crate::time::Instant;
+use core::{net::Ipv4Addr, time::Duration};
+use std::collections::BTreeMap;
+
+/// Addresses remembered.
+pub(super) const MAX_NEIGHBOURS: usize = 4096;
+const MAX_ASKED: usize = 64;
+const MAX_WAITING: usize = 256;
+const QUESTIONS: u32 = 3;
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where a guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Neighbour {
+    pub(super) port: PortId,
+    pub(super) mac: [u8; 6],
+}
+
+/// What waits for a guest to be found.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    Flow(FlowId),
+    /// A datagram of a session.
+    Datagram(SessionId, Vec<u8>),
+}
+
+#[derive(Debug)]
+struct Asked {
+    left: u32,
+    at: Instant,
+    waiters: Vec<Waiter>,
+}
+
+/// What is due for an address.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// Ask for it.
+    Ask(Ipv4Addr),
+    /// Nobody has it.
+    Failed(Vec<Waiter>),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Neighbours {
+    known: BTreeMap<Ipv4Addr, Neighbour>,
+    asked: BTreeMap<Ipv4Addr, Asked>,
+}
+
+impl Neighbours {
+    /// Somebody says that it has `address`. Gives those that waited for it; `Err` if it is another's.
+    pub(super) fn learn(&mut self, ports: &Ports, address: Ipv4Addr, new: Neighbour) -> Result<Vec<Waiter>, Spoofed> {
+        let full = self.known.len() >= MAX_NEIGHBOURS;
+        match self.known.get_mut(&address) {
+            Some(old) if !ports.may_take_over(old.port, new.port) => return Err(Spoofed),
+            Some(old) => *old = new,
+            None if full => return Ok(Vec::new()),
+            None => {
+                self.known.insert(address, new);
+            }
+        }
+        Ok(self.asked.remove(&address).map_or_else(Vec::new, |asked| asked.waiters))
+    }
+
+    pub(super) fn find(&self, address: Ipv4Addr) -> Option<Neighbour> {
+        self.known.get(&address).copied()
+    }
+
+    /// Waits for `address`; `true` if it is to be asked for now. `Err` gives the waiter back: too many wait.
+    pub(super) fn wait(&mut self, now: Instant, address: Ipv4Addr, waiter: Waiter) -> Result<bool, Waiter> {
+        if let Some(asked) = self.asked.get_mut(&address) {
+            if asked.waiters.len() >= MAX_WAITING {
+                return Err(waiter);
+            }
+            asked.waiters.push(waiter);
+            return Ok(false);
+        }
+        if self.asked.len() >= MAX_ASKED {
+            return Err(waiter);
+        }
+        self.asked.insert(address, Asked { left: QUESTIONS - 1, at: now + INTERVAL, waiters: vec![waiter] });
+        Ok(true)
+    }
+
+    /// The next address that is due.
+    pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
+        let (&address, asked) = self.asked.iter_mut().find(|(_, asked)| asked.at <= now)?;
+        if asked.left > 0 {
+            asked.left -= 1;
+            asked.at = now + INTERVAL;
+            return Some(Due::Ask(address));
+        }
+        self.asked.remove(&address).map(|asked| Due::Failed(asked.waiters))
+    }
+
+    /// When something is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.asked.values().map(|asked| asked.at).min()
+    }
+
+    /// A link is gone.
+    pub(super) fn detach(&mut self, port: PortId) {
+        self.known.retain(|_, neighbour| neighbour.port != port);
+    }
+}
+
+/// The address belongs to a link that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spoofed;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
+
+    #[test]
+    fn an_address_is_asked_for_three_times_and_then_given_up() {
+        let mut neighbours = Neighbours::default();
+        let flow = FlowId::from_u64(1);
+        assert!(neighbours.wait(Instant::ZERO, GUEST, Waiter::Flow(flow)).unwrap());
+        assert!(!neighbours.wait(Instant::ZERO, GUEST, Waiter::Flow(flow)).unwrap());
+        for second in [1000, 2000] {
+            assert_eq!(neighbours.next(), Some(Instant::from_millis(second)));
+            assert!(neighbours.due(Instant::from_millis(second - 1)).is_none());
+            assert!(matches!(neighbours.due(Instant::from_millis(second)), Some(Due::Ask(GUEST))));
+        }
+        let failed = neighbours.due(Instant::from_millis(3000));
+        assert!(matches!(failed, Some(Due::Failed(waiters)) if waiters.len() == 2));
+        assert_eq!(neighbours.next(), None);
+    }
+
+    #[test]
+    fn an_answer_frees_the_waiters_and_a_second_one_from_elsewhere_is_refused() {
+        let (mut neighbours, mut ports) = (Neighbours::default(), Ports::default());
+        let (a, b) = (ports.attach(1, None).unwrap(), ports.attach(2, None).unwrap());
+        neighbours.wait(Instant::ZERO, GUEST, Waiter::Flow(FlowId::from_u64(1))).unwrap();
+        let here = Neighbour { port: a, mac: [2; 6] };
+        assert_eq!(neighbours.learn(&ports, GUEST, here).unwrap().len(), 1);
+        let there = Neighbour { port: b, mac: [2; 6] };
+        assert!(neighbours.learn(&ports, GUEST, there).is_err());
+        assert_eq!(neighbours.find(GUEST), Some(here));
+        neighbours.detach(a);
+        assert_eq!(neighbours.find(GUEST), None);
+        assert!(neighbours.learn(&ports, GUEST, there).is_ok());
+    }
+
+    #[test]
+    fn waiters_are_bounded() {
+        let mut neighbours = Neighbours::default();
+        let mut kept = 0;
+        for host in 0..=255 {
+            for _ in 0..300 {
+                let waiter = Waiter::Datagram(SessionId::from_u64(1), vec![0; 10]);
+                kept += usize::from(neighbours.wait(Instant::ZERO, [10, 0, 0, host].into(), waiter).is_ok());
+            }
+        }
+        assert_eq!(kept, MAX_ASKED * MAX_WAITING);
+    }
+}

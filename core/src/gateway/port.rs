@@ -1,0 +1,177 @@
+//! The links of a gateway: whose they are, and the frames that wait for them.
+//!
+//! Owns: one queue per link. Driven by: the machine. Drain: [`Ports::poll_waiting`], then the queue of each.
+//! Bounds: `MAX` links.
+
+use super::{
+    arena::{Arena, Id},
+    queue::TxQueue,
+    tcp::device,
+};
+use crate::{frame::Framing, time::Instant};
+use std::collections::VecDeque;
+
+/// A link: one stream of frames, from its attachment to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(pub(super) Id);
+
+impl PortId {
+    /// A number that no other link of this gateway ever has.
+    #[must_use]
+    pub const fn to_u64(self) -> u64 {
+        self.0.to_u64()
+    }
+}
+
+/// Links at a time. Each has a queue of [`super::queue::LIMIT`] bytes.
+pub const MAX_PORTS: usize = 256;
+
+/// Tenants from here on are not machines but listeners: their links trust each other no more than strangers.
+pub const ANONYMOUS: u32 = 0x8000_0000;
+
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) tenant: u32,
+    pub(super) queue: TxQueue,
+    /// Connections that wait for room in the queue.
+    blocked: Vec<Id>,
+    /// It is among those that the driver has yet to be told of.
+    waiting: bool,
+    /// The source address of its last frame, and when the switch last looked at it.
+    pub(super) last_source: Option<([u8; 6], Instant)>,
+    pub(super) frames_in: u64,
+    pub(super) bytes_in: u64,
+    pub(super) frames_out: u64,
+    pub(super) bytes_out: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    ports: Arena<Port>,
+    waiting: VecDeque<PortId>,
+    /// Frames and bytes that were queued, for links that are gone too.
+    frames_out: u64,
+    bytes_out: u64,
+}
+
+impl Ports {
+    /// `None` if there are too many.
+    pub(super) fn attach(&mut self, tenant: u32, framing: Option<Framing>) -> Option<PortId> {
+        (self.ports.len() < MAX_PORTS).then(|| {
+            PortId(self.ports.insert(Port {
+                tenant,
+                queue: TxQueue::new(framing),
+                blocked: Vec::new(),
+                waiting: false,
+                last_source: None,
+                frames_in: 0,
+                bytes_in: 0,
+                frames_out: 0,
+                bytes_out: 0,
+            }))
+        })
+    }
+
+    /// Gives the connections that waited for it.
+    pub(super) fn detach(&mut self, id: PortId) -> Option<Vec<Id>> {
+        self.ports.remove(id.0).map(|port| port.blocked)
+    }
+
+    pub(super) fn get(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.0)
+    }
+
+    pub(super) fn get_mut(&mut self, id: PortId) -> Option<&mut Port> {
+        self.ports.get_mut(id.0)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Frames queued so far, and their bytes.
+    pub(super) const fn sent_in_all(&self) -> (u64, u64) {
+        (self.frames_out, self.bytes_out)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PortId, &Port)> {
+        self.ports.iter().map(|(id, port)| (PortId(id), port))
+    }
+
+    /// Whether `new` may take over what `old` has learned or opened: only from a link that is gone, or from another one of
+    /// the same machine.
+    pub(super) fn may_take_over(&self, old: PortId, new: PortId) -> bool {
+        if old == new {
+            return true;
+        }
+        match (self.get(old), self.get(new)) {
+            (None, _) => true,
+            (Some(old), Some(new)) => old.tenant == new.tenant && old.tenant < ANONYMOUS,
+            (Some(_), None) => false,
+        }
+    }
+
+    /// Room for a frame on a link; `None` if there is none, or no such link.
+    pub(super) fn slot(&mut self, id: PortId, len: usize) -> Option<&mut [u8]> {
+        self.touch(id);
+        let port = self.ports.get_mut(id.0)?;
+        let slot = port.queue.slot(len)?;
+        port.frames_out += 1;
+        port.bytes_out += len as u64;
+        self.frames_out += 1;
+        self.bytes_out += len as u64;
+        Some(slot)
+    }
+
+    /// Frames were queued for a link without [`Ports::slot`].
+    pub(super) fn sent(&mut self, id: PortId, frames: u64, bytes: u64) {
+        if let Some(port) = self.ports.get_mut(id.0) {
+            port.frames_out += frames;
+            port.bytes_out += bytes;
+        }
+        self.frames_out += frames;
+        self.bytes_out += bytes;
+        self.touch(id);
+    }
+
+    /// Something is being queued for a link.
+    fn touch(&mut self, id: PortId) {
+        if let Some(port) = self.ports.get_mut(id.0)
+            && !port.waiting
+        {
+            port.waiting = true;
+            self.waiting.push_back(id);
+        }
+    }
+
+    /// The next link for which frames may have been queued.
+    pub(super) fn poll_waiting(&mut self) -> Option<PortId> {
+        loop {
+            let id = self.waiting.pop_front()?;
+            if let Some(port) = self.ports.get_mut(id.0) {
+                port.waiting = false;
+                if !port.queue.is_empty() {
+                    return Some(id);
+                }
+            }
+        }
+    }
+
+    /// A connection waits until there is room again.
+    pub(super) fn block(&mut self, id: PortId, flow: Id) {
+        if let Some(port) = self.ports.get_mut(id.0) {
+            port.blocked.push(flow);
+        }
+    }
+
+    /// Those that waited, if there is room now.
+    pub(super) fn unblock(&mut self, id: PortId) -> Vec<Id> {
+        match self.ports.get_mut(id.0) {
+            Some(port) if !port.blocked.is_empty() && device::has_room(&port.queue) => {
+                std::mem::take(&mut port.blocked)
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Exchanges of datagrams between guests and the world: UDP by address and port, pings by address and identifier.
+//!
+//! Owns: who talks to whom, and when they last did. Driven by: the machine.
+//! Bounds: the configured number in all and per tenant; [`IDLE`] of silence ends one. When a tenant has too many, the
+//! one that was silent the longest, of some looked at, makes room: datagrams are for those who use them.
+//!
+//! A session belongs to one guest address and one peer address, so only the peer that the guest has written to can
+//! answer (address and port-dependent filtering, RFC 4787 section 5; gvproxy does the same).
+
+use super::{
+    arena::{Arena, Id},
+    output::{Output, Outputs, SessionId},
+    port::PortId,
+    tenant::{Refusal, Tenants},
+    timers::{Scheduled, Timers},
+};
+use crate::time::Instant;
+use core::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+use foldhash::fast::FixedState;
+use std::collections::HashMap;
+
+/// Silence after which a session ends; RFC 4787 requirement 5 asks for two minutes at least.
+pub(super) const IDLE: Duration = Duration::from_secs(120);
+/// The same for questions to name servers, which are answered once (RFC 4787 requirement 5b allows it).
+pub(super) const IDLE_DNS: Duration = Duration::from_secs(20);
+/// The same for pings.
+pub(super) const IDLE_PING: Duration = Duration::from_secs(30);
+
+/// Sessions looked at to find one that makes room.
+const LOOKED_AT: usize = 16;
+/// First and last port of sessions that the world begins.
+const EPHEMERAL: (u16, u16) = (32_768, 60_999);
+
+/// What a session carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// UDP datagrams.
+    Udp,
+    /// ICMP echo; the guest's identifier is its port.
+    Ping,
+}
+
+/// The addresses of a session, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SessionKey {
+    pub(super) tenant: u32,
+    pub(super) kind: Kind,
+    pub(super) guest: (Ipv4Addr, u16),
+    pub(super) remote: (Ipv4Addr, u16),
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) key: SessionKey,
+    /// Where the driver sends what the guest sends.
+    pub(super) to: SocketAddr,
+    /// Where the guest is; the last link it was heard on.
+    pub(super) place: Option<(PortId, [u8; 6])>,
+    idle: Duration,
+    last: Instant,
+    scheduled: Scheduled,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    max: usize,
+    sessions: Arena<Session>,
+    by_key: HashMap<SessionKey, Id, FixedState>,
+    timers: Timers,
+    /// Where the search for one that makes room goes on.
+    hand: usize,
+    next_port: u16,
+}
+
+impl Sessions {
+    pub(super) fn new(max: usize, seed: u64) -> Self {
+        Self {
+            max,
+            sessions: Arena::default(),
+            by_key: HashMap::with_hasher(FixedState::with_seed(seed)),
+            timers: Timers::default(),
+            hand: 0,
+            next_port: EPHEMERAL.0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(id.0)
+    }
+
+    /// The session of a guest's datagram, which counts as a sign of life.
+    pub(super) fn find(&mut self, now: Instant, key: &SessionKey, place: (PortId, [u8; 6])) -> Option<SessionId> {
+        let id = *self.by_key.get(key)?;
+        let session = self.sessions.get_mut(id)?;
+        session.last = now;
+        session.place = Some(place);
+        Some(SessionId(id))
+    }
+
+    /// A datagram from the world, as a sign of life.
+    pub(super) fn heard(&mut self, now: Instant, id: SessionId) -> Option<&Session> {
+        let session = self.sessions.get_mut(id.0)?;
+        session.last = now;
+        Some(session)
+    }
+
+    /// Begins a session.
+    pub(super) fn open(
+        &mut self,
+        now: Instant,
+        tenants: &mut Tenants,
+        out: &mut Outputs,
+        key: SessionKey,
+        to: SocketAddr,
+        place: Option<(PortId, [u8; 6])>,
+    ) -> Result<SessionId, Refusal> {
+        if self.sessions.len() >= self.max {
+            self.evict(tenants, out, key.tenant)?;
+        }
+        if let Err(refusal) = tenants.open_session(now, key.tenant) {
+            if refusal != Refusal::Sessions {
+                return Err(refusal);
+            }
+            self.evict(tenants, out, key.tenant)?;
+            tenants.open_session(now, key.tenant)?;
+        }
+        let idle = match (key.kind, key.remote.1) {
+            (Kind::Ping, _) => IDLE_PING,
+            (Kind::Udp, 53) => IDLE_DNS,
+            (Kind::Udp, _) => IDLE,
+        };
+        let id = self.sessions.insert(Session { key, to, place, idle, last: now, scheduled: Scheduled::NEVER });
+        self.by_key.insert(key, id);
+        if let Some(session) = self.sessions.get_mut(id) {
+            self.timers.schedule(&mut session.scheduled, id, now + idle);
+        }
+        Ok(SessionId(id))
+    }
+
+    /// A key that no session has, for one that the world begins at `from`.
+    pub(super) fn free_key(&mut self, tenant: u32, from: Ipv4Addr, guest: (Ipv4Addr, u16)) -> Option<SessionKey> {
+        for _ in EPHEMERAL.0..=EPHEMERAL.1 {
+            let port = self.next_port;
+            self.next_port = if port >= EPHEMERAL.1 { EPHEMERAL.0 } else { port + 1 };
+            let key = SessionKey { tenant, kind: Kind::Udp, guest, remote: (from, port) };
+            if !self.by_key.contains_key(&key) {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Ends a session.
+    pub(super) fn close(&mut self, tenants: &mut Tenants, out: &mut Outputs, id: SessionId) {
+        let Some(mut session) = self.sessions.remove(id.0) else { return };
+        self.timers.cancel(&mut session.scheduled, id.0);
+        self.by_key.remove(&session.key);
+        tenants.close_session(session.key.tenant);
+        out.push_back(Output::SessionClosed(id));
+    }
+
+    /// The sessions whose time has come end; gives their number.
+    pub(super) fn handle_timeout(&mut self, now: Instant, tenants: &mut Tenants, out: &mut Outputs) -> u64 {
+        let mut ended = 0;
+        while let Some(id) = self.timers.expired(now) {
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            session.scheduled = Scheduled::NEVER;
+            let until = session.last + session.idle;
+            if until > now {
+                self.timers.schedule(&mut session.scheduled, id, until);
+            } else {
+                ended += 1;
+                self.close(tenants, out, SessionId(id));
+            }
+        }
+        ended
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Makes room at the cost of the tenant that wants it; `Err` if it has none to give among those looked at.
+    fn evict(&mut self, tenants: &mut Tenants, out: &mut Outputs, tenant: u32) -> Result<(), Refusal> {
+        let total = self.sessions.len();
+        let mut oldest: Option<(Instant, Id)> = None;
+        let start = self.hand % total.max(1);
+        let round = self.sessions.iter().skip(start).chain(self.sessions.iter().take(start));
+        for (id, session) in round.filter(|(_, session)| session.key.tenant == tenant).take(LOOKED_AT) {
+            if oldest.is_none_or(|(last, _)| session.last < last) {
+                oldest = Some((session.last, id));
+            }
+        }
+        self.hand = start + LOOKED_AT;
+        let (_, id) = oldest.ok_or(Refusal::Sessions)?;
+        self.close(tenants, out, SessionId(id));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tenant::TenantLimits;
+    use super::*;
+
+    fn world(max: usize, per_tenant: usize) -> (Sessions, Tenants, Outputs) {
+        let limits = TenantLimits { flows: 1, half_open: 1, sessions: per_tenant, rate: None };
+        (Sessions::new(max, 1), Tenants::new(limits), Outputs::new())
+    }
+
+    fn key(tenant: u32, port: u16, remote_port: u16) -> SessionKey {
+        let guest = Ipv4Addr::new(192, 168, 127, 2);
+        SessionKey { tenant, kind: Kind::Udp, guest: (guest, port), remote: ([9, 9, 9, 9].into(), remote_port) }
+    }
+
+    fn to() -> SocketAddr {
+        ([9, 9, 9, 9], 1).into()
+    }
+
+    #[test]
+    fn silence_ends_a_session_and_traffic_keeps_it() {
+        let (mut sessions, mut tenants, mut out) = world(10, 10);
+        let at = |s: u64| Instant::from_millis(s * 1000);
+        let a = sessions.open(at(0), &mut tenants, &mut out, key(1, 1, 1), to(), None).unwrap();
+        let dns = sessions.open(at(0), &mut tenants, &mut out, key(1, 2, 53), to(), None).unwrap();
+        assert_eq!(sessions.poll_timeout(), Some(at(20)));
+        assert_eq!(sessions.handle_timeout(at(20), &mut tenants, &mut out), 1);
+        assert_eq!(out.pop_front(), Some(Output::SessionClosed(dns)));
+        assert!(sessions.heard(at(100), a).is_some());
+        assert_eq!(sessions.handle_timeout(at(120), &mut tenants, &mut out), 0);
+        assert_eq!(sessions.handle_timeout(at(220), &mut tenants, &mut out), 1);
+        assert_eq!(out.pop_front(), Some(Output::SessionClosed(a)));
+        assert_eq!((sessions.len(), sessions.poll_timeout()), (0, None));
+    }
+
+    #[test]
+    fn a_flood_of_one_tenant_costs_only_its_own() {
+        let (mut sessions, mut tenants, mut out) = world(100, 50);
+        let other = sessions.open(Instant::ZERO, &mut tenants, &mut out, key(2, 1, 1), to(), None).unwrap();
+        for port in 1..5000 {
+            let now = Instant::from_millis(port.into());
+            sessions.open(now, &mut tenants, &mut out, key(1, port, 1), to(), None).unwrap();
+            assert!(sessions.len() <= 51);
+        }
+        assert!(sessions.get(other).is_some());
+        assert_eq!(sessions.len(), 51);
+    }
+
+    #[test]
+    fn a_full_table_refuses_a_tenant_that_has_nothing_to_give() {
+        let (mut sessions, mut tenants, mut out) = world(10, 10);
+        for port in 1..=10 {
+            sessions.open(Instant::ZERO, &mut tenants, &mut out, key(1, port, 1), to(), None).unwrap();
+        }
+        let refused = sessions.open(Instant::ZERO, &mut tenants, &mut out, key(2, 1, 1), to(), None);
+        assert_eq!(refused, Err(Refusal::Sessions));
+        assert_eq!(sessions.len(), 10);
+    }
+}

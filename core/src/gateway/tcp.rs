@@ -1,0 +1,721 @@
+//! The TCP connections of a gateway: found by their addresses, opened only once the world has answered.
+//!
+//! Owns: connections, their deadlines, what remains of those that are over. Driven by: the machine.
+//! Drain: [`Tcp::flush`] after every batch of inputs.
+//! Bounds: the configured number of connections, in all and per tenant; of those that are not yet open; of bytes in all
+//! buffers; [`time_wait::MAX`] remembered ones.
+
+mod budget;
+pub(super) mod device;
+mod flow;
+mod time_wait;
+
+use super::{
+    arena::{Arena, Id},
+    counters::Counters,
+    output::{Closed, FlowId, Output, Outputs, Target},
+    port::{PortId, Ports},
+    tenant::{Refusal, Tenants},
+    timers::{Scheduled, Timers},
+    wire::{self, ACK, ETHERNET, IPV4, RST, SYN, Segment, TCP, Unreachable},
+};
+use crate::time::Instant;
+use budget::Budget;
+use core::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+use device::Emit;
+use flow::{Flow, Progress};
+use foldhash::fast::FixedState;
+use smoltcp::socket::tcp::State;
+use std::collections::{HashMap, VecDeque};
+use time_wait::{Last, TimeWait};
+
+pub(super) use budget::SMALLEST;
+
+/// The addresses of a connection, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct FlowKey {
+    pub(super) tenant: u32,
+    pub(super) guest: (Ipv4Addr, u16),
+    pub(super) remote: (Ipv4Addr, u16),
+}
+
+/// What the table is told once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TcpConfig {
+    pub(super) mac: [u8; 6],
+    pub(super) mtu: usize,
+    pub(super) max_flows: usize,
+    pub(super) memory: usize,
+    pub(super) largest_buffer: usize,
+    pub(super) seed: u64,
+}
+
+/// Longest wait of a guest for the world's answer, and of the world for a guest's.
+const OPENING: Duration = Duration::from_secs(30);
+/// Longest wait for the guest's part in a handshake that we began or answered (gvproxy waits as long).
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Longest life of a connection after the world has closed its half: peers that never close theirs would stay for ever.
+const LINGER: Duration = Duration::from_secs(3600);
+/// First and last port of connections that we open.
+const EPHEMERAL: (u16, u16) = (32_768, 60_999);
+
+/// What the rest of the gateway lends for one call.
+pub(super) struct Context<'a> {
+    pub(super) ports: &'a mut Ports,
+    pub(super) tenants: &'a mut Tenants,
+    pub(super) out: &'a mut Outputs,
+    pub(super) counters: &'a mut Counters,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The guest's SYN waits for the world.
+    Held(Box<[u8]>),
+    /// We have yet to learn where the guest is.
+    Resolving(Box<Flow>),
+    Open(Box<Flow>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: FlowKey,
+    port: Option<PortId>,
+    mac: [u8; 6],
+    phase: Phase,
+    /// The last state seen, to tell how it came to an end.
+    state: State,
+    half_open: bool,
+    established: bool,
+    scheduled: Scheduled,
+    /// When it is given up, whatever smoltcp says.
+    deadline: Option<Instant>,
+    dirty: bool,
+    blocked: bool,
+    notified: bool,
+}
+
+/// What a driver may know of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowStatus {
+    /// The guest has taken part in the handshake.
+    pub established: bool,
+    /// Bytes from the guest that wait for the world.
+    pub received: usize,
+    /// The guest has closed its half, and all its bytes were taken.
+    pub received_all: bool,
+    /// Bytes from the world that may be given.
+    pub room: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Tcp {
+    config: TcpConfig,
+    flows: Arena<Box<Entry>>,
+    by_key: HashMap<FlowKey, Id, FixedState>,
+    timers: Timers,
+    time_wait: TimeWait,
+    budget: Budget,
+    dirty: VecDeque<Id>,
+    scratch: Box<[u8]>,
+    rng: fastrand::Rng,
+    next_port: u16,
+}
+
+impl Tcp {
+    pub(super) fn new(config: TcpConfig) -> Self {
+        let mut rng = fastrand::Rng::with_seed(config.seed);
+        Self {
+            config,
+            flows: Arena::default(),
+            by_key: HashMap::with_hasher(FixedState::with_seed(rng.u64(..))),
+            timers: Timers::default(),
+            time_wait: TimeWait::new(rng.u64(..)),
+            budget: Budget::new(config.memory, config.largest_buffer, config.max_flows),
+            dirty: VecDeque::new(),
+            scratch: vec![0; device::LONGEST].into(),
+            next_port: rng.u16(EPHEMERAL.0..=EPHEMERAL.1),
+            rng,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub(super) fn remembered(&self) -> usize {
+        self.time_wait.len()
+    }
+
+    pub(super) const fn memory(&self) -> usize {
+        self.budget.used()
+    }
+
+    /// Whether a segment belongs to a connection that is there.
+    pub(super) fn find(&self, key: &FlowKey) -> Option<FlowId> {
+        self.by_key.get(key).map(|id| FlowId(*id))
+    }
+
+    /// A segment of a connection that is there. False if it asks for a new one instead: the old one is gone.
+    pub(super) fn handle_segment(
+        &mut self,
+        now: Instant,
+        ctx: &mut Context<'_>,
+        (port, mac): (PortId, [u8; 6]),
+        FlowId(id): FlowId,
+        segment: &Segment,
+        packet: &[u8],
+    ) -> bool {
+        let Some(entry) = self.flows.get_mut(id) else { return true };
+        if entry.port != Some(port) {
+            if let Some(old) = entry.port
+                && !ctx.ports.may_take_over(old, port)
+            {
+                ctx.counters.spoofed += 1;
+                return true;
+            }
+            entry.port = Some(port);
+        }
+        entry.mac = mac;
+        let (opening, reset) = (!is_open(entry.state), segment.flags & RST != 0);
+        match &mut entry.phase {
+            // The guest asks again; it will be answered when the world has. Or it has given up.
+            Phase::Held(_) if reset => self.remove(ctx, id, Closed::Reset),
+            Phase::Held(_) | Phase::Resolving(_) => {}
+            Phase::Open(_) if segment.flags & (SYN | ACK | RST) == SYN && !opening => {
+                // The guest has forgotten the connection. Linux answers with a challenge, the peer with a reset, and the next
+                // SYN opens a new one (RFC 5961 section 4.2); here that is one step.
+                self.remove(ctx, id, Closed::Reset);
+                return false;
+            }
+            Phase::Open(flow) => {
+                let place = Place { port: entry.port, mac };
+                ctx.counters.tcp_segments_in += 1;
+                with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| {
+                    flow.receive(now, packet, emit)
+                });
+                if reset && matches!(flow.socket().state(), State::Closed | State::Listen) {
+                    ctx.counters.tcp_resets_in += 1;
+                    self.remove(ctx, id, Closed::Reset);
+                } else {
+                    // An open connection has a deadline only when the world has closed its half; it moves with the traffic.
+                    if entry.established && entry.deadline.is_some() {
+                        entry.deadline = Some(now + LINGER);
+                    }
+                    self.mark(id);
+                    self.notify(ctx, id);
+                }
+            }
+        }
+        true
+    }
+
+    /// A SYN of a connection that is not there: it is held until the world has answered.
+    pub(super) fn hold(
+        &mut self,
+        now: Instant,
+        ctx: &mut Context<'_>,
+        (port, mac): (PortId, [u8; 6]),
+        key: FlowKey,
+        target: Target,
+        packet: &[u8],
+    ) {
+        if self.flows.len() >= self.config.max_flows {
+            return ctx.counters.refuse(Refusal::Flows);
+        }
+        if let Err(refusal) = ctx.tenants.open(now, key.tenant) {
+            return ctx.counters.refuse(refusal);
+        }
+        self.time_wait.remove(&key);
+        let id = self.insert(Entry {
+            port: Some(port),
+            mac,
+            half_open: true,
+            deadline: Some(now + OPENING),
+            ..Entry::new(key, Phase::Held(packet.into()))
+        });
+        self.reschedule(now, id);
+        ctx.out.push_back(Output::Dial {
+            flow: FlowId(id),
+            target,
+            guest: SocketAddrV4::new(key.guest.0, key.guest.1),
+        });
+    }
+
+    /// A segment that belongs to nothing: answered like one of a connection that is over, or reset.
+    pub(super) fn stray(
+        &self,
+        now: Instant,
+        ctx: &mut Context<'_>,
+        (port, mac): (PortId, [u8; 6]),
+        key: &FlowKey,
+        segment: &Segment,
+    ) {
+        if segment.flags & RST != 0 {
+            return;
+        }
+        match self.time_wait.get(now, key) {
+            Some(last) => {
+                self.bare(ctx, port, mac, |packet| {
+                    wire::bare_segment(packet, key.remote, key.guest, last.sequence, last.acknowledgement, ACK, 0);
+                });
+            }
+            None => self.reset_stray(ctx, (port, mac), key, segment),
+        }
+    }
+
+    /// Resets whoever sent a segment.
+    pub(super) fn reset_stray(
+        &self,
+        ctx: &mut Context<'_>,
+        (port, mac): (PortId, [u8; 6]),
+        key: &FlowKey,
+        segment: &Segment,
+    ) {
+        ctx.counters.tcp_resets_out += 1;
+        self.bare(ctx, port, mac, |packet| wire::reset(packet, key.remote.0, key.guest.0, segment));
+    }
+
+    /// Opens a connection to a guest; it waits for [`Tcp::resolved`] if `place` is not known.
+    pub(super) fn connect(
+        &mut self,
+        now: Instant,
+        ctx: &mut Context<'_>,
+        tenant: u32,
+        from: Ipv4Addr,
+        guest: (Ipv4Addr, u16),
+        place: Option<(PortId, [u8; 6])>,
+    ) -> Option<FlowId> {
+        let key = self.free_key(tenant, from, guest)?;
+        let Some(buffer) = self.budget.take() else {
+            ctx.counters.refuse(Refusal::Memory);
+            return None;
+        };
+        if let Err(refusal) = ctx.tenants.open(now, tenant) {
+            self.budget.give_back(buffer);
+            ctx.counters.refuse(refusal);
+            return None;
+        }
+        let flow = Box::new(Flow::connect(now, key.remote, guest, buffer, self.config.mtu, self.rng.u64(..)));
+        let (port, mac) = place.map_or((None, [0; 6]), |(port, mac)| (Some(port), mac));
+        let phase = if place.is_some() { Phase::Open(flow) } else { Phase::Resolving(flow) };
+        let entry = Entry { port, mac, half_open: true, deadline: Some(now + HANDSHAKE), ..Entry::new(key, phase) };
+        let id = self.insert(entry);
+        self.reschedule(now, id);
+        self.mark(id);
+        Some(FlowId(id))
+    }
+
+    /// The guest of a connection is found, or not.
+    pub(super) fn resolved(
+        &mut self,
+        ctx: &mut Context<'_>,
+        FlowId(id): FlowId,
+        place: Option<(PortId, [u8; 6], u32)>,
+    ) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let Some((port, mac, tenant)) = place else { return self.remove(ctx, id, Closed::Unreachable) };
+        if entry.key.tenant != tenant {
+            let old = entry.key;
+            entry.key.tenant = tenant;
+            self.by_key.remove(&old);
+            self.by_key.insert(entry.key, id);
+            ctx.tenants.move_flow(old.tenant, tenant);
+        }
+        entry.port = Some(port);
+        entry.mac = mac;
+        let phase = std::mem::replace(&mut entry.phase, Phase::Held(Box::default()));
+        entry.phase = match phase {
+            Phase::Resolving(flow) => Phase::Open(flow),
+            other @ (Phase::Held(_) | Phase::Open(_)) => other,
+        };
+        self.mark(id);
+    }
+
+    /// The world has answered: so may we.
+    pub(super) fn admit(&mut self, now: Instant, ctx: &mut Context<'_>, FlowId(id): FlowId) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let Phase::Held(packet) = &mut entry.phase else { return };
+        let Some(buffer) = self.budget.take() else {
+            ctx.counters.refuse(Refusal::Memory);
+            return self.refuse(ctx, FlowId(id), Refused::Reset);
+        };
+        let packet = std::mem::take(packet);
+        let mut flow = Box::new(Flow::listen(now, entry.key.remote, buffer, self.config.mtu, self.rng.u64(..)));
+        let place = Place { port: entry.port, mac: entry.mac };
+        with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| flow.receive(now, &packet, emit));
+        entry.phase = Phase::Open(flow);
+        entry.state = State::Listen;
+        entry.deadline = Some(now + HANDSHAKE);
+        self.reschedule(now, id);
+        self.mark(id);
+    }
+
+    /// The world does not want the connection, or cannot be reached.
+    pub(super) fn refuse(&mut self, ctx: &mut Context<'_>, FlowId(id): FlowId, how: Refused) {
+        let Some(Entry { key, port: Some(port), mac, phase: Phase::Held(packet), .. }) =
+            self.flows.get(id).map(|e| &**e)
+        else {
+            return self.remove(ctx, id, Closed::Reset);
+        };
+        let (key, port, mac) = (*key, *port, *mac);
+        match how {
+            Refused::Reset => {
+                if let Some(segment) = packet.get(IPV4..).and_then(|_| parse_segment(packet)) {
+                    self.reset_stray(ctx, (port, mac), &key, &segment);
+                }
+            }
+            Refused::Unreachable(why) => {
+                let message = wire::unreachable(packet, why);
+                ctx.counters.icmp_errors_out += 1;
+                if let Some(slot) = ctx.ports.slot(port, ETHERNET + IPV4 + message.len()) {
+                    wire::ethernet(slot, mac, self.config.mac, wire::ETHERTYPE_IPV4);
+                    let packet = &mut slot[ETHERNET..];
+                    packet[IPV4..].copy_from_slice(&message);
+                    wire::ipv4(packet, key.remote.0, key.guest.0, wire::PROTO_ICMP);
+                }
+            }
+        }
+        self.remove(ctx, id, Closed::Reset);
+    }
+
+    /// What a driver may know; `None` once it is over.
+    pub(super) fn status(&self, FlowId(id): FlowId) -> Option<FlowStatus> {
+        let entry = self.flows.get(id)?;
+        let Phase::Open(flow) = &entry.phase else {
+            return Some(FlowStatus { established: false, received: 0, received_all: false, room: 0 });
+        };
+        let socket = flow.socket();
+        let received = socket.recv_queue();
+        let guest_open = matches!(
+            socket.state(),
+            State::Listen
+                | State::SynSent
+                | State::SynReceived
+                | State::Established
+                | State::FinWait1
+                | State::FinWait2
+        );
+        Some(FlowStatus {
+            established: entry.established,
+            received,
+            received_all: entry.established && received == 0 && !guest_open,
+            room: if entry.established && socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 },
+        })
+    }
+
+    /// Lets `take` have bytes from the guest; it says how many it took.
+    pub(super) fn read(&mut self, id: FlowId, take: impl FnOnce(&[u8]) -> usize) -> usize {
+        let Some(flow) = self.open(id) else { return 0 };
+        let mut taken = 0;
+        // An error says that there is nothing and never will be.
+        let _ = flow.socket_mut().recv(|bytes| {
+            taken = take(bytes).min(bytes.len());
+            (taken, ())
+        });
+        if taken > 0 {
+            self.mark(id.0);
+        }
+        taken
+    }
+
+    /// Lets `give` write bytes for the guest; it says how many it wrote.
+    pub(super) fn write(&mut self, id: FlowId, give: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let Some(flow) = self.open(id) else { return 0 };
+        let mut given = 0;
+        let _ = flow.socket_mut().send(|room| {
+            given = give(room).min(room.len());
+            (given, ())
+        });
+        if given > 0 {
+            self.mark(id.0);
+        }
+        given
+    }
+
+    /// The world has closed its half.
+    pub(super) fn finish(&mut self, now: Instant, id: FlowId) {
+        let Some(entry) = self.flows.get_mut(id.0) else { return };
+        entry.deadline = Some(now + LINGER);
+        if let Phase::Open(flow) = &mut entry.phase {
+            flow.socket_mut().close();
+        }
+        self.reschedule(now, id.0);
+        self.mark(id.0);
+    }
+
+    /// The world has reset the connection, or the driver gives it up.
+    pub(super) fn abort(&mut self, now: Instant, ctx: &mut Context<'_>, FlowId(id): FlowId) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        match &mut entry.phase {
+            Phase::Held(_) => return self.refuse(ctx, FlowId(id), Refused::Reset),
+            Phase::Resolving(_) => {}
+            Phase::Open(flow) => {
+                flow.socket_mut().abort();
+                let place = Place { port: entry.port, mac: entry.mac };
+                // Where there is no room for the reset, the guest gets one for its next segment.
+                with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| flow.send(now, emit));
+                ctx.counters.tcp_resets_out += 1;
+            }
+        }
+        self.remove(ctx, id, Closed::Reset);
+    }
+
+    /// Sends what the inputs since the last call have made due.
+    pub(super) fn flush(&mut self, now: Instant, ctx: &mut Context<'_>) {
+        while let Some(id) = self.dirty.pop_front() {
+            let Some(entry) = self.flows.get_mut(id) else { continue };
+            entry.dirty = false;
+            let Phase::Open(flow) = &mut entry.phase else { continue };
+            let place = Place { port: entry.port, mac: entry.mac };
+            let progress =
+                with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| flow.send(now, emit));
+            match progress {
+                Progress::Idle => self.settle(now, ctx, id),
+                Progress::More => self.mark(id),
+                Progress::Blocked => {
+                    if let Some(port) = entry.port
+                        && !entry.blocked
+                    {
+                        entry.blocked = true;
+                        ctx.ports.block(port, id);
+                    }
+                    self.settle(now, ctx, id);
+                }
+            }
+        }
+        self.time_wait.expire(now);
+    }
+
+    /// Connections that waited for room may go on.
+    pub(super) fn unblock(&mut self, ids: Vec<Id>) {
+        for id in ids {
+            if let Some(entry) = self.flows.get_mut(id) {
+                entry.blocked = false;
+                self.mark(id);
+            }
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<'_>) {
+        while let Some(id) = self.timers.expired(now) {
+            let Some(entry) = self.flows.get_mut(id) else { continue };
+            entry.scheduled = Scheduled::default();
+            if entry.deadline.is_some_and(|at| at <= now) {
+                ctx.counters.tcp_timeouts += 1;
+                match entry.phase {
+                    Phase::Held(_) => self.refuse(ctx, FlowId(id), Refused::Unreachable(Unreachable::Host)),
+                    Phase::Resolving(_) | Phase::Open(_) => self.abort(now, ctx, FlowId(id)),
+                }
+                continue;
+            }
+            match entry.phase {
+                Phase::Open(_) => self.mark(id),
+                Phase::Held(_) | Phase::Resolving(_) => self.reschedule(now, id),
+            }
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The driver has been told of a connection.
+    pub(super) fn told(&mut self, FlowId(id): FlowId) {
+        if let Some(entry) = self.flows.get_mut(id) {
+            entry.notified = false;
+        }
+    }
+
+    fn insert(&mut self, entry: Entry) -> Id {
+        let key = entry.key;
+        let id = self.flows.insert(Box::new(entry));
+        self.by_key.insert(key, id);
+        id
+    }
+
+    fn open(&mut self, FlowId(id): FlowId) -> Option<&mut Flow> {
+        match &mut self.flows.get_mut(id)?.phase {
+            Phase::Open(flow) => Some(flow),
+            Phase::Held(_) | Phase::Resolving(_) => None,
+        }
+    }
+
+    /// Something may have become due.
+    fn mark(&mut self, id: Id) {
+        if let Some(entry) = self.flows.get_mut(id)
+            && !entry.dirty
+        {
+            entry.dirty = true;
+            self.dirty.push_back(id);
+        }
+    }
+
+    /// The driver is to be told that something changed.
+    fn notify(&mut self, ctx: &mut Context<'_>, id: Id) {
+        if let Some(entry) = self.flows.get_mut(id)
+            && !entry.notified
+        {
+            entry.notified = true;
+            ctx.out.push_back(Output::Flow(FlowId(id)));
+        }
+    }
+
+    /// Looks at what has become of a connection.
+    fn settle(&mut self, now: Instant, ctx: &mut Context<'_>, id: Id) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let Phase::Open(flow) = &mut entry.phase else { return };
+        let (state, before) = (flow.socket().state(), entry.state);
+        entry.state = state;
+        if !entry.established && is_open(state) && state != State::Closed {
+            entry.established = true;
+            entry.half_open = false;
+            entry.deadline = None;
+            ctx.tenants.opened(entry.key.tenant);
+            ctx.counters.tcp_opened += 1;
+            if !entry.notified {
+                entry.notified = true;
+                ctx.out.push_back(Output::Flow(FlowId(id)));
+            }
+        }
+        let drained = flow.socket().recv_queue() == 0;
+        match state {
+            State::TimeWait if drained => {
+                let (sequence, acknowledgement) = flow.last;
+                // The last segment was an acknowledgement: it takes up no sequence number.
+                self.time_wait.insert(now, entry.key, Last { sequence, acknowledgement });
+                self.remove(ctx, id, Closed::Finished);
+            }
+            State::Closed if matches!(before, State::LastAck | State::Closing | State::TimeWait | State::Closed) => {
+                if drained {
+                    self.remove(ctx, id, Closed::Finished);
+                }
+            }
+            // smoltcp gave up: the peer did not answer.
+            State::Closed => self.remove(ctx, id, Closed::Reset),
+            State::Listen => self.remove(ctx, id, Closed::Reset),
+            State::SynSent
+            | State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => self.reschedule(now, id),
+        }
+    }
+
+    fn reschedule(&mut self, now: Instant, id: Id) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let at = match &mut entry.phase {
+            Phase::Open(flow) if !entry.blocked => flow.poll_at(now),
+            Phase::Open(_) | Phase::Held(_) | Phase::Resolving(_) => None,
+        };
+        if let Some(at) = at.into_iter().chain(entry.deadline).min() {
+            self.timers.schedule(&mut entry.scheduled, id, at);
+        }
+    }
+
+    fn remove(&mut self, ctx: &mut Context<'_>, id: Id, how: Closed) {
+        let Some(mut entry) = self.flows.remove(id) else { return };
+        self.timers.cancel(&mut entry.scheduled, id);
+        self.by_key.remove(&entry.key);
+        ctx.tenants.closed(entry.key.tenant, entry.half_open);
+        match &entry.phase {
+            Phase::Open(flow) | Phase::Resolving(flow) => self.budget.give_back(flow.buffer),
+            Phase::Held(_) => {}
+        }
+        ctx.out.push_back(Output::Closed { flow: FlowId(id), how });
+    }
+
+    fn free_key(&mut self, tenant: u32, from: Ipv4Addr, guest: (Ipv4Addr, u16)) -> Option<FlowKey> {
+        let ports = EPHEMERAL.1 - EPHEMERAL.0;
+        for _ in 0..=ports {
+            let port = self.next_port;
+            self.next_port = if port >= EPHEMERAL.1 { EPHEMERAL.0 } else { port + 1 };
+            let key = FlowKey { tenant, guest, remote: (from, port) };
+            if !self.by_key.contains_key(&key) {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    fn bare(&self, ctx: &mut Context<'_>, port: PortId, mac: [u8; 6], fill: impl FnOnce(&mut [u8])) {
+        if let Some(slot) = ctx.ports.slot(port, ETHERNET + IPV4 + TCP) {
+            wire::ethernet(slot, mac, self.config.mac, wire::ETHERTYPE_IPV4);
+            fill(&mut slot[ETHERNET..]);
+        }
+    }
+}
+
+/// How a guest learns that its connection cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Nobody listens there, or nobody may know.
+    Reset,
+    /// An ICMP error.
+    Unreachable(Unreachable),
+}
+
+impl Entry {
+    const fn new(key: FlowKey, phase: Phase) -> Self {
+        Self {
+            key,
+            port: None,
+            mac: [0; 6],
+            phase,
+            state: State::SynSent,
+            half_open: false,
+            established: false,
+            scheduled: Scheduled::NEVER,
+            deadline: None,
+            dirty: false,
+            blocked: false,
+            notified: false,
+        }
+    }
+}
+
+/// Where a guest is.
+#[derive(Clone, Copy)]
+struct Place {
+    port: Option<PortId>,
+    mac: [u8; 6],
+}
+
+/// Lets `f` send to a guest.
+fn with_emit<R>(
+    config: &TcpConfig,
+    scratch: &mut [u8],
+    ctx: &mut Context<'_>,
+    place: Place,
+    mtu: usize,
+    f: impl FnOnce(&mut Emit<'_>) -> R,
+) -> R {
+    let queue = place.port.and_then(|port| ctx.ports.get_mut(port)).map(|port| &mut port.queue);
+    let (destination, source) = (place.mac, config.mac);
+    let mut emit =
+        Emit { queue, destination, source, mtu, scratch, last: (0, 0), exhausted: false, packets: 0, bytes: 0 };
+    let result = f(&mut emit);
+    let (packets, bytes) = (emit.packets, emit.bytes);
+    if packets > 0
+        && let Some(port) = place.port
+    {
+        ctx.counters.tcp_segments_out += packets;
+        ctx.ports.sent(port, packets, bytes);
+    }
+    result
+}
+
+const fn is_open(state: State) -> bool {
+    !matches!(state, State::Listen | State::SynSent | State::SynReceived)
+}
+
+fn parse_segment(packet: &[u8]) -> Option<Segment> {
+    Segment::parse(wire::Ipv4::parse(packet)?.payload)
+}

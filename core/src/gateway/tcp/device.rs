@@ -1,0 +1,150 @@
+//! smoltcp's device of one connection: the packet at hand, and the queue of a link.
+//!
+//! Owns: nothing. Driven by: `flow`. Packets are read where they were received and written where they are sent from;
+//! long segments are written once, and cut into the queue.
+
+use super::super::{
+    queue::{RESERVE, TxQueue},
+    wire::{self, ETHERNET, IPV4},
+};
+use crate::offload::Segmenter;
+use core::num::NonZeroUsize;
+use smoltcp::{
+    phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken},
+    time::Instant,
+};
+
+/// Longest IPv4 packet, and so the longest segment that is cut.
+pub(crate) const LONGEST: usize = 65_535;
+
+/// Room in the queue that the cutting of one long segment may take, with headers and prefixes: 65,495 bytes of payload
+/// in parts of an MSS of 536, each with 14 + 20 + 20 + 4 bytes of head.
+const BURST: usize = LONGEST + LONGEST.div_ceil(SMALLEST_MSS) * (ETHERNET + IPV4 + wire::TCP + 4);
+
+/// Segments smaller than this are cut no more than fits anyway.
+const SMALLEST_MSS: usize = 536;
+
+/// Where packets go, and what is written around them.
+#[derive(Debug)]
+pub(crate) struct Emit<'a> {
+    /// The link's queue; `None` while there is no link, and packets are lost.
+    pub(crate) queue: Option<&'a mut TxQueue>,
+    pub(crate) destination: [u8; 6],
+    pub(crate) source: [u8; 6],
+    pub(crate) mtu: usize,
+    /// Room for one long segment.
+    pub(crate) scratch: &'a mut [u8],
+    /// Sequence and acknowledgement number of the last segment sent.
+    pub(crate) last: (u32, u32),
+    /// Set when there was something to send and no room.
+    pub(crate) exhausted: bool,
+    /// Packets sent.
+    pub(crate) packets: u64,
+    /// Bytes of their frames.
+    pub(crate) bytes: u64,
+}
+
+impl Emit<'_> {
+    fn write<R>(&mut self, len: usize, meta: PacketMeta, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let lost = &mut self.scratch[..len];
+        let Some(queue) = self.queue.as_deref_mut() else {
+            let result = fill(lost);
+            self.last = wire::sequence_numbers(lost);
+            return result;
+        };
+        if let Some(mss) = meta.segmentation_offload_size {
+            let result = fill(lost);
+            self.last = wire::sequence_numbers(lost);
+            if let Ok(mut segmenter) = Segmenter::new(lost, mss.get().into()) {
+                while let Some(len) = segmenter.next_len() {
+                    // `transmit` made sure that all fit; what did not would be lost and sent again.
+                    let Some(slot) = queue.slot(ETHERNET + len) else { break };
+                    wire::ethernet(slot, self.destination, self.source, wire::ETHERTYPE_IPV4);
+                    segmenter.write_next(&mut slot[ETHERNET..]);
+                    self.packets += 1;
+                    self.bytes += (ETHERNET + len) as u64;
+                }
+            }
+            return result;
+        }
+        // An answer to a packet gets no look at the room beforehand; lost like any packet.
+        let Some(slot) = queue.slot(ETHERNET + len) else { return fill(lost) };
+        wire::ethernet(slot, self.destination, self.source, wire::ETHERTYPE_IPV4);
+        let packet = &mut slot[ETHERNET..];
+        let result = fill(packet);
+        wire::finish_tcp(packet);
+        self.last = wire::sequence_numbers(packet);
+        self.packets += 1;
+        self.bytes += (ETHERNET + len) as u64;
+        result
+    }
+}
+
+/// See the module.
+pub(crate) struct Wire<'a, 'e> {
+    pub(crate) rx: Option<&'a [u8]>,
+    pub(crate) emit: &'a mut Emit<'e>,
+}
+
+pub(crate) struct Received<'a>(&'a [u8]);
+
+pub(crate) struct Sent<'a, 'e>(&'a mut Emit<'e>, PacketMeta);
+
+/// What smoltcp is told about the link: checksums are not looked at on the way in, and written here on the way out.
+pub(crate) fn capabilities(mtu: usize) -> DeviceCapabilities {
+    let mut capabilities = DeviceCapabilities::default();
+    capabilities.medium = Medium::Ip;
+    capabilities.max_transmission_unit = mtu;
+    capabilities.checksum.ipv4 = Checksum::None;
+    capabilities.checksum.tcp = Checksum::None;
+    capabilities.segmentation.tcpv4 = NonZeroUsize::new(LONGEST);
+    capabilities
+}
+
+impl<'e> Device for Wire<'_, 'e> {
+    type RxToken<'t>
+        = Received<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Sent<'t, 'e>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sent<'_, 'e>)> {
+        self.rx.take().map(|packet| (Received(packet), Sent(self.emit, PacketMeta::default())))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Sent<'_, 'e>> {
+        if self.emit.queue.as_ref().is_some_and(|queue| queue.room() < RESERVE + BURST) {
+            self.emit.exhausted = true;
+            return None;
+        }
+        Some(Sent(self.emit, PacketMeta::default()))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        capabilities(self.emit.mtu)
+    }
+}
+
+/// Whether a link's queue has room for a connection to go on.
+pub(crate) const fn has_room(queue: &TxQueue) -> bool {
+    queue.room() >= RESERVE + BURST
+}
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+impl TxToken for Sent<'_, '_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        self.0.write(len, self.1, f)
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.1 = meta;
+    }
+}

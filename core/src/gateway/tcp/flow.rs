@@ -1,0 +1,205 @@
+//! One TCP connection with a guest: a smoltcp interface with a single socket.
+//!
+//! Owns: the interface, the socket, its two buffers. Driven by: the flow table. No clock: smoltcp is told the time.
+//! A socket set with many sockets is searched from the beginning for every packet; here the table finds the connection,
+//! and its set has one.
+
+use super::device::{Emit, Wire, capabilities};
+use crate::time::Instant;
+use core::{net::Ipv4Addr, time::Duration};
+use smoltcp::{
+    iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
+    phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    socket::tcp,
+    time::{Duration as SmolDuration, Instant as SmolInstant},
+    wire::{HardwareAddress, IpCidr, IpListenEndpoint, Ipv4Address},
+};
+
+/// Silence after which the guest is asked whether it is still there (RFC 1122 section 4.2.3.6 says two hours at least by
+/// default; gvproxy never asks, and keeps what a vanished guest had).
+const KEEP_ALIVE: Duration = Duration::from_secs(120);
+
+/// Silence after which a guest that owes an answer is given up. It covers a link that is being redialled.
+const USER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Segments sent before other connections get their turn.
+const TURN: usize = 4;
+
+/// What came of sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing is left to send now.
+    Idle,
+    /// There is more, and room for it.
+    More,
+    /// There is more, and no room.
+    Blocked,
+}
+
+/// See the module.
+pub(crate) struct Flow {
+    iface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    /// Bytes of each buffer.
+    pub(crate) buffer: usize,
+    /// The MTU it was made for, which small buffers make smaller.
+    pub(crate) mtu: usize,
+    /// Sequence and acknowledgement number of the last segment sent.
+    pub(crate) last: (u32, u32),
+}
+
+/// Tells smoltcp the capabilities; nothing is sent through it.
+struct Blueprint(usize);
+
+impl Flow {
+    fn new(now: Instant, local: Ipv4Addr, buffer: usize, mtu: usize, seed: u64) -> Self {
+        // A window of less than some segments makes senders wait for acknowledgements that wait for them.
+        let mtu = mtu.min((buffer / 4).max(1500));
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut iface = Interface::new(config, &mut Blueprint(mtu), smol(now));
+        iface.update_ip_addrs(|addrs| {
+            let pushed = addrs.push(IpCidr::new(local.into(), 32));
+            debug_assert!(pushed.is_ok(), "a list for two addresses has room for one");
+        });
+        let routed = iface.routes_mut().add_default_ipv4_route(Ipv4Address::new(192, 0, 2, 1));
+        debug_assert!(routed.is_ok(), "an empty table has room for a default route");
+        let mut socket = tcp::Socket::new(tcp::SocketBuffer::new(lazy(buffer)), tcp::SocketBuffer::new(lazy(buffer)));
+        socket.set_nagle_enabled(false);
+        // Acknowledgements are sent once per batch of frames, which is as late as they should be.
+        socket.set_ack_delay(None);
+        socket.set_timeout(Some(smol_duration(USER_TIMEOUT)));
+        socket.set_keep_alive(Some(smol_duration(KEEP_ALIVE)));
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Self { iface, sockets, handle, buffer, mtu, last: (0, 0) }
+    }
+
+    /// A connection that a guest's SYN is about to open.
+    pub(crate) fn listen(now: Instant, local: (Ipv4Addr, u16), buffer: usize, mtu: usize, seed: u64) -> Self {
+        let mut flow = Self::new(now, local.0, buffer, mtu, seed);
+        let endpoint = IpListenEndpoint { addr: Some(local.0.into()), port: local.1 };
+        let listening = flow.socket_mut().listen(endpoint);
+        debug_assert!(listening.is_ok(), "a new socket on a port other than 0 can listen");
+        flow
+    }
+
+    /// A connection that sends a SYN to a guest.
+    pub(crate) fn connect(
+        now: Instant,
+        local: (Ipv4Addr, u16),
+        guest: (Ipv4Addr, u16),
+        buffer: usize,
+        mtu: usize,
+        seed: u64,
+    ) -> Self {
+        let mut flow = Self::new(now, local.0, buffer, mtu, seed);
+        let socket = flow.sockets.get_mut::<tcp::Socket<'_>>(flow.handle);
+        let connecting = socket.connect(flow.iface.context(), guest, local);
+        debug_assert!(connecting.is_ok(), "a new socket with addresses and ports can connect");
+        flow
+    }
+
+    pub(crate) fn socket(&self) -> &tcp::Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    pub(crate) fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    /// Takes a packet of this connection in. What it causes is sent with [`Flow::send`].
+    pub(crate) fn receive(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
+        emit.last = self.last;
+        self.iface.poll_ingress_single(smol(now), &mut Wire { rx: Some(packet), emit }, &mut self.sockets);
+        self.last = emit.last;
+    }
+
+    /// Sends what there is to send.
+    pub(crate) fn send(&mut self, now: Instant, emit: &mut Emit<'_>) -> Progress {
+        emit.last = self.last;
+        emit.exhausted = false;
+        let mut progress = Progress::More;
+        for _ in 0..TURN {
+            let result = self.iface.poll_egress(smol(now), &mut Wire { rx: None, emit }, &mut self.sockets);
+            if emit.exhausted {
+                progress = Progress::Blocked;
+                break;
+            }
+            if result == PollResult::None {
+                progress = Progress::Idle;
+                break;
+            }
+        }
+        self.last = emit.last;
+        progress
+    }
+
+    /// When to call [`Flow::send`] though nothing happened.
+    pub(crate) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
+        let at = self.iface.poll_at(smol(now), &self.sockets)?;
+        let at = Instant::from_nanos(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000));
+        // smoltcp counts in microseconds and we in nanoseconds: what is due in this microsecond is due in the next.
+        Some(at.max(Instant::from_nanos(now.as_nanos() + 1000)))
+    }
+}
+
+impl core::fmt::Debug for Flow {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Flow")
+            .field("state", &self.socket().state())
+            .field("buffer", &self.buffer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Device for Blueprint {
+    type RxToken<'t> = Nothing;
+    type TxToken<'t> = Nothing;
+
+    fn receive(&mut self, _: SmolInstant) -> Option<(Nothing, Nothing)> {
+        None
+    }
+
+    fn transmit(&mut self, _: SmolInstant) -> Option<Nothing> {
+        None
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        debug_assert_eq!(capabilities(self.0).medium, Medium::Ip);
+        capabilities(self.0)
+    }
+}
+
+/// A token that is never handed out.
+enum Nothing {}
+
+impl RxToken for Nothing {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, _: F) -> R {
+        match self {}
+    }
+}
+
+impl TxToken for Nothing {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, _: usize, _: F) -> R {
+        match self {}
+    }
+}
+
+/// Zeroes that take memory only where they are touched: allocators map what is this large, and the kernel maps pages on
+/// their first use. Whoever wants less gets a part of it.
+fn lazy(len: usize) -> Vec<u8> {
+    const MAPPED: usize = 128 << 10;
+    let mut zeroes = vec![0; len.max(MAPPED)];
+    zeroes.truncate(len);
+    zeroes
+}
+
+fn smol(now: Instant) -> SmolInstant {
+    SmolInstant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX))
+}
+
+fn smol_duration(duration: Duration) -> SmolDuration {
+    SmolDuration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
