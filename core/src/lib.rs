@@ -18,6 +18,7 @@
 //! | [`gateway`] | what the host does with frames: switch, addresses, names, TCP, datagrams, policy |
 //! | [`offload`] | checksums and segmentation |
 //! | [`pool`] | the upstream connections of the reverse proxy |
+//! | [`proxy_protocol`] | who a connection is really from, in front of its first byte |
 //! | [`mod@counters`], [`time`] | what all of them share |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -29,5 +30,6 @@ pub mod link;
 pub mod offload;
 pub mod pcap;
 pub mod pool;
+pub mod proxy_protocol;
 pub mod tap;
 pub mod time;

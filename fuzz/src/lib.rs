@@ -7,6 +7,7 @@ mod dns_front;
 mod gvproxy_decode;
 mod ipv4_reassembly;
 mod policy_rule;
+mod proxy_protocol;
 mod replay;
 
 pub use dhcp_server::dhcp_server;
@@ -15,4 +16,5 @@ pub use gvproxy_decode::gvproxy_decode;
 pub use gvproxy_decode::{gvproxy_decode, qemu_decode};
 pub use ipv4_reassembly::ipv4_reassembly;
 pub use policy_rule::policy_rule;
+pub use proxy_protocol::proxy_protocol;
 pub use replay::replay;
