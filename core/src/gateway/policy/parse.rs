@@ -55,9 +55,9 @@ pub enum Why {
     /// Over [`MAX_NAME`] or [`MAX_LABEL`].
     #[error("a name has at most {MAX_NAME} characters, and {MAX_LABEL} between two dots")]
     NameLength,
-    /// A word with a meaning of its own.
+    /// A word with a meaning of its own, alone or with the dot that ends a name.
     #[error("a protocol is not a destination; write for example `tcp:any`")]
-    NameIsProtocol,
+    ReservedName,
     /// A number that is no port.
     #[error("a port is a number from 1 to 65535")]
     Port,
@@ -197,8 +197,9 @@ fn pattern(text: &str) -> Result<NamePattern, Bad<'_>> {
             return Err((label, Why::NameCharacter));
         }
     }
-    if !below && Proto::ALL.into_iter().any(|proto| plain.eq_ignore_ascii_case(proto.name())) {
-        return Err((text, Why::NameIsProtocol));
+    let mut words = Proto::ALL.into_iter().map(Proto::name).chain(["any"]);
+    if !below && words.any(|word| plain.eq_ignore_ascii_case(word)) {
+        return Err((text, Why::ReservedName));
     }
     Ok(NamePattern { name: name::normal(rest), below })
 }
@@ -275,7 +276,9 @@ mod tests {
             ("tcp:", "", Why::NoDestination),
             (":443", "", Why::NoDestination),
             ("tcp::443", "", Why::NoDestination),
-            ("tcp", "tcp", Why::NameIsProtocol),
+            ("tcp", "tcp", Why::ReservedName),
+            ("udp:icmp.", "icmp.", Why::ReservedName),
+            ("any:any.:80", "any.", Why::ReservedName),
             ("tcp:443", "443", Why::NotIpv4),
             ("1.2.3", "1.2.3", Why::NotIpv4),
             ("1.2.3.4.", "1.2.3.4.", Why::NotIpv4),
