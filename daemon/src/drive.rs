@@ -4,7 +4,7 @@
 mod egress;
 mod ingress;
 mod link;
-mod mailbox;
+pub(crate) mod mailbox;
 mod tunnel;
 
 pub(crate) use tunnel::{FrameLoop, Tunnel, TunnelConfig};

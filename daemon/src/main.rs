@@ -6,6 +6,7 @@ mod clock;
 mod drive;
 mod endpoint;
 mod errors;
+mod host;
 mod http;
 mod limits;
 mod local;

@@ -64,6 +64,14 @@ impl Framing {
         }
     }
 
+    /// The frame at the head of `pending`, and how many bytes it takes up with its prefix; `None` if it is not all there.
+    #[must_use]
+    pub fn split(self, pending: &[u8]) -> Option<(&[u8], usize)> {
+        let (head, len) = (self.prefix_len(), self.frame_len(pending)?);
+        let frame = pending.get(head..)?.get(..len)?;
+        Some((frame, head + len))
+    }
+
     /// The length of the frame at the head of `pending`, which may exceed [`Framing::max_frame`]; `None` while its
     /// prefix is not complete.
     #[inline]

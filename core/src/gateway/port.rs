@@ -21,6 +21,12 @@ impl PortId {
     pub const fn to_u64(self) -> u64 {
         self.0.to_u64()
     }
+
+    /// The inverse of `to_u64`.
+    #[must_use]
+    pub const fn from_u64(id: u64) -> Self {
+        Self(Id::from_u64(id))
+    }
 }
 
 /// Links at a time. Each has a queue of [`super::queue::LIMIT`] bytes.

@@ -75,12 +75,7 @@ impl TxQueue {
 
     /// The next frame, without its prefix.
     pub(crate) fn next_frame(&self) -> Option<&[u8]> {
-        let (head, rest) = self.pending().split_at_checked(self.framing.prefix_len())?;
-        let len = match self.framing {
-            Framing::Hyperkit => u16::from_le_bytes([head[0], head[1]]).into(),
-            Framing::Qemu => u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize,
-        };
-        rest.get(..len)
+        self.framing.split(self.pending()).map(|(frame, _)| frame)
     }
 
     /// The frame of [`TxQueue::next_frame`] was taken.

@@ -19,7 +19,7 @@ use std::{
 
 /// Both ends of the mailbox; clones share it.
 #[derive(Debug)]
-pub(super) struct Mailbox<T> {
+pub(crate) struct Mailbox<T> {
     inner: Arc<Inner<T>>,
 }
 
@@ -31,13 +31,13 @@ struct Inner<T> {
 }
 
 impl<T> Mailbox<T> {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { inner: Arc::new(Inner { waiting: AtomicBool::new(false), orders: Mutex::default(), wake }) })
     }
 
     /// Leaves an order and wakes the thread.
-    pub(super) fn send(&self, order: T) {
+    pub(crate) fn send(&self, order: T) {
         self.inner.orders.lock().unwrap_or_else(PoisonError::into_inner).push_back(order);
         self.inner.waiting.store(true, Ordering::Release);
         // It can only fail with EAGAIN, when the counter is at its maximum and the thread is awake anyway.
@@ -45,12 +45,12 @@ impl<T> Mailbox<T> {
     }
 
     /// Readable while an order waits.
-    pub(super) fn wake(&self) -> &OwnedFd {
+    pub(crate) fn wake(&self) -> &OwnedFd {
         &self.inner.wake
     }
 
     /// The next order.
-    pub(super) fn take(&self) -> Option<T> {
+    pub(crate) fn take(&self) -> Option<T> {
         if !self.inner.waiting.load(Ordering::Acquire) {
             return None;
         }

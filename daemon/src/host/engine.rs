@@ -1,0 +1,261 @@
+//! The data thread: one epoll loop between the links, the gateway and the sockets of the world.
+//!
+//! Owns: every descriptor that data passes through, and the gateway. Driven by: the kernel's readiness, the control side's
+//! requests, one timer.
+//!
+//! One thread does it all because a request passes it four times (frame in, socket out, socket in, frame out), and each
+//! change of thread would cost more than the work. Nothing here ever waits for a write: a link that does not take its
+//! frames keeps its queue, a socket that does not take its bytes keeps its connection's buffer, and everything else goes on.
+//! Bounds: those of the gateway; per turn, each link and each connection gets a share, so that none holds up the others.
+
+mod capture;
+mod counters;
+mod flow;
+mod forward;
+mod link;
+mod poller;
+mod request;
+mod session;
+
+pub(crate) use capture::CaptureConfig;
+
+use super::control::{Handle, Waiting};
+use crate::{clock::Clock, drive::mailbox::Mailbox, errors::Error, metrics::Sources};
+use capture::Recorder;
+use counters::EngineCounters;
+use flow::FlowSocket;
+use forward::Forwards;
+use link::Link;
+use nitrotap_core::{
+    counters::Shared,
+    gateway::{self, FlowId, Gateway, Output, PortId, SessionId, Target},
+    pcap::CaptureCounters,
+    time::Instant,
+};
+use poller::{News, Poller, Ready, Source};
+use session::SessionSocket;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::Arc,
+    thread,
+};
+
+/// What the data thread hands to the control side.
+pub(crate) struct Hooks {
+    /// A question for the name server, with the number its answer must bear; false if it cannot be taken.
+    pub(crate) ask: Box<dyn FnMut(u64, Vec<u8>) -> bool + Send>,
+    /// A guest's connection to a service of the gateway, as a stream; false if nobody takes it.
+    pub(crate) serve: Box<dyn FnMut(Target, OwnedFd) -> bool + Send>,
+}
+
+/// What the data thread is told once.
+pub(crate) struct EngineConfig {
+    pub(crate) gateway: gateway::Config,
+    pub(crate) hooks: Hooks,
+    pub(crate) capture: Option<CaptureConfig>,
+}
+
+/// A running data thread.
+pub(crate) struct Engine {
+    pub(crate) handle: Handle,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Engine {
+    /// Starts the thread.
+    pub(crate) fn start(config: EngineConfig, sources: &Sources) -> Result<Self, Error> {
+        let cannot = |what: &str, error: &dyn std::fmt::Display| Error::runtime(format!("cannot {what}: {error}"));
+        let gateway =
+            Gateway::new(config.gateway).map_err(|e| Error::usage(format!("the virtual network cannot be: {e}")))?;
+        let mailbox = Mailbox::new().map_err(|e| cannot("make an event descriptor", &e))?;
+        let poller = Poller::new().map_err(|e| cannot("make an epoll descriptor", &e))?;
+        poller.watch(mailbox.wake(), Source::Mailbox).map_err(|e| cannot("watch an event descriptor", &e))?;
+        let clock = Clock::start();
+        let capture = config.capture.map(|config| Recorder::start(config, clock.epoch())).transpose()?;
+        let shared = Published::default();
+        shared.register(sources);
+        let worker = Worker {
+            gateway,
+            clock,
+            poller,
+            mailbox: mailbox.clone(),
+            hooks: config.hooks,
+            capture,
+            links: BTreeMap::new(),
+            flows: Vec::new(),
+            sessions: Vec::new(),
+            inbound: BTreeMap::new(),
+            forwards: Forwards::default(),
+            active: VecDeque::new(),
+            again: Vec::new(),
+            buffer: vec![0; BUFFER].into(),
+            counters: EngineCounters::default(),
+            shared,
+            stopped: false,
+        };
+        let thread = thread::Builder::new()
+            .name("nitrotap-gateway".to_owned())
+            .spawn(move || worker.run())
+            .map_err(|e| cannot("start a thread", &e))?;
+        Ok(Self { handle: Handle::new(mailbox), thread })
+    }
+
+    /// Whether the thread has ended, which it does by itself only after a failure that it has logged.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Closes everything.
+    pub(crate) fn stop(self) {
+        self.handle.stop();
+        // Joining makes sure that all sockets are closed when this returns.
+        let _ = self.thread.join();
+    }
+}
+
+/// Room for one message of a link, or one datagram.
+const BUFFER: usize = 128 << 10;
+
+/// Readings between two looks at everything else.
+const EVENTS: usize = 256;
+
+#[derive(Default)]
+struct Published {
+    gateway: Arc<Shared<gateway::Counters>>,
+    policy: Arc<Shared<gateway::policy::PolicyCounters>>,
+    dhcp: Arc<Shared<gateway::dhcp::DhcpCounters>>,
+    fragments: Arc<Shared<gateway::fragments::FragmentCounters>>,
+    engine: Arc<Shared<EngineCounters>>,
+    capture: Arc<Shared<CaptureCounters>>,
+}
+
+impl Published {
+    fn register(&self, sources: &Sources) {
+        sources.add_counters(Arc::clone(&self.gateway));
+        sources.add_counters(Arc::clone(&self.engine));
+        sources.add_counters(Arc::clone(&self.policy));
+        sources.add_counters(Arc::clone(&self.dhcp));
+        sources.add_counters(Arc::clone(&self.fragments));
+        sources.add_counters(Arc::clone(&self.capture));
+    }
+}
+
+/// Everything the thread owns.
+struct Worker {
+    gateway: Gateway,
+    clock: Clock,
+    poller: Poller,
+    mailbox: Mailbox<Waiting>,
+    hooks: Hooks,
+    capture: Option<Recorder>,
+    links: BTreeMap<PortId, Link>,
+    /// By [`FlowId::index`].
+    flows: Vec<Option<FlowSocket>>,
+    /// By [`SessionId::index`].
+    sessions: Vec<Option<SessionSocket>>,
+    /// Sessions that the world began: by the forward's number and the client's address.
+    inbound: BTreeMap<(u32, SocketAddr), SessionId>,
+    forwards: Forwards,
+    /// Connections to look at in this turn.
+    active: VecDeque<FlowId>,
+    /// What had more to do than its share, and is looked at again without waiting for the kernel.
+    again: Vec<Source>,
+    buffer: Box<[u8]>,
+    counters: EngineCounters,
+    shared: Published,
+    stopped: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut news = News::new();
+        while !self.stopped {
+            if let Err(error) = self.turn(&mut news) {
+                tracing::error!(%error, "the gateway cannot wait for its sockets any more");
+                return;
+            }
+        }
+    }
+
+    fn turn(&mut self, news: &mut News) -> rustix::io::Result<()> {
+        let now = self.clock.now();
+        let timeout = if self.again.is_empty() {
+            self.gateway.poll_timeout().map(|at| at.since(now))
+        } else {
+            Some(std::time::Duration::ZERO)
+        };
+        if let Some(capture) = self.capture.as_mut().filter(|_| self.again.is_empty()) {
+            capture.flush();
+        }
+        self.poller.wait(news, timeout)?;
+        let now = self.clock.now();
+        // First the mailbox: what the name server has learned must be known before a guest uses it.
+        self.requests(now);
+        for source in std::mem::take(&mut self.again) {
+            self.serve(now, source, true, false, false);
+        }
+        for Ready { source, readable, writable, hangup } in news.iter() {
+            self.serve(now, source, readable, writable, hangup);
+        }
+        if self.gateway.poll_timeout().is_some_and(|at| at <= now) {
+            self.gateway.handle_timeout(now);
+        }
+        self.settle(now);
+        self.publish();
+        Ok(())
+    }
+
+    fn serve(&mut self, now: Instant, source: Source, readable: bool, writable: bool, hangup: bool) {
+        match source {
+            // Seen to in every turn.
+            Source::Mailbox => {}
+            Source::Link(port) => self.link_ready(now, port, readable || hangup, writable),
+            Source::Flow(flow) => self.flow_ready(now, flow, readable, writable, hangup),
+            Source::Session(session) => self.session_ready(now, session),
+            Source::Forward(number) => self.forward_ready(now, number),
+        }
+    }
+
+    /// Goes on until neither the gateway nor a connection has anything to do.
+    fn settle(&mut self, now: Instant) {
+        loop {
+            self.gateway.flush(now);
+            while let Some(output) = self.gateway.poll_output() {
+                self.obey(now, output);
+            }
+            let Some(flow) = self.active.pop_front() else { break };
+            self.serve_flow(now, flow);
+            // All of those that wait now before the next flush: acknowledgements then leave once for each.
+            for _ in 0..self.active.len() {
+                if let Some(flow) = self.active.pop_front() {
+                    self.serve_flow(now, flow);
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, now: Instant, output: Output) {
+        match output {
+            Output::Dial { flow, target, guest } => self.dial(now, flow, target, guest),
+            Output::Flow(flow) => self.activate(flow),
+            Output::Closed { flow, how } => self.flow_closed(flow, how),
+            Output::SessionClosed(session) => self.session_closed(session),
+            Output::Frames(port) => self.write_link(now, port),
+        }
+    }
+
+    fn publish(&mut self) {
+        self.counters.links = self.links.len() as u64;
+        self.shared.gateway.publish(&self.gateway.counters());
+        self.shared.policy.publish(&self.gateway.policy_counters());
+        self.shared.dhcp.publish(self.gateway.dhcp_counters());
+        self.shared.fragments.publish(self.gateway.fragment_counters());
+        if let Some(capture) = &self.capture {
+            self.counters.capture_lost = capture.lost();
+            self.shared.capture.publish(capture.counters());
+        }
+        self.shared.engine.publish(&self.counters);
+    }
+}

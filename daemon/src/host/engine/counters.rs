@@ -1,0 +1,39 @@
+//! What the data thread counts beyond what the gateway does.
+
+nitrotap_core::counters! {
+    /// Descriptors and what the kernel refused.
+    pub(super) struct EngineCounters {
+        /// Streams of frames now.
+        links: Gauge "nitrotap_host_streams" {},
+        /// Streams of frames that came and went.
+        attached: Counter "nitrotap_host_streams_attached" {},
+        /// Frames shorter than 14 bytes, which were skipped.
+        runts: Counter "nitrotap_host_runts" {},
+        /// Streams that were closed because a length was beyond every limit.
+        broken: Counter "nitrotap_host_streams_broken" {},
+        /// Streams refused because there were too many.
+        refused_links: Counter "nitrotap_host_streams_refused" {},
+        /// Connections to the world, by result.
+        dialed: Counter "nitrotap_host_dials" { result = "connected" },
+        /// Connections to the world, by result.
+        dial_refused: Counter "nitrotap_host_dials" { result = "refused" },
+        /// Connections to the world, by result.
+        dial_unreachable: Counter "nitrotap_host_dials" { result = "unreachable" },
+        /// Connections to the world, by result.
+        dial_failed: Counter "nitrotap_host_dials" { result = "failed" },
+        /// Connections accepted on published ports.
+        accepted: Counter "nitrotap_host_accepted" {},
+        /// Connections on published ports that were closed at once, since the gateway had no room or no such guest.
+        accept_refused: Counter "nitrotap_host_accept_refused" {},
+        /// Sockets that could not be made, for want of descriptors or of permission.
+        no_socket: Counter "nitrotap_host_sockets_failed" {},
+        /// Datagrams that the kernel did not take.
+        datagrams_refused: Counter "nitrotap_host_datagrams_refused" {},
+        /// Questions to the name server that were dropped because too many waited.
+        questions_dropped: Counter "nitrotap_host_questions_dropped" {},
+        /// Blocks of the capture that the disk was too slow for.
+        capture_lost: Counter "nitrotap_host_capture_blocks_lost" {},
+        /// Times the loop went round.
+        turns: Counter "nitrotap_host_turns" {},
+    }
+}

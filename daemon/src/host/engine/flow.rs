@@ -1,0 +1,303 @@
+//! The world's end of TCP connections: bytes pass between the kernel and the gateway's buffers without another copy.
+
+use super::{Source, Worker};
+use nitrotap_core::{
+    gateway::{Closed, DialError, FlowId, Target},
+    time::Instant,
+};
+use rustix::{
+    io::{self, Errno},
+    net::{
+        AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, connect, send, shutdown, socket_with, socketpair,
+        sockopt,
+    },
+};
+use std::{
+    net::{SocketAddr, SocketAddrV4},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+/// The world's end of one connection.
+#[derive(Debug)]
+pub(super) struct FlowSocket {
+    flow: FlowId,
+    /// `None` once both halves are closed.
+    fd: Option<OwnedFd>,
+    connecting: bool,
+    readable: bool,
+    writable: bool,
+    /// The other side has closed or failed: reading goes on until that has shown.
+    hangup: bool,
+    read_closed: bool,
+    write_closed: bool,
+    /// What the guest gets before anything that the socket gives.
+    prologue: Vec<u8>,
+    queued: bool,
+}
+
+/// Bytes moved for one connection and direction before others get their turn.
+const TURN: usize = 256 << 10;
+
+impl Worker {
+    /// A guest wants a connection.
+    pub(super) fn dial(&mut self, now: Instant, flow: FlowId, target: Target, guest: SocketAddrV4) {
+        let dialed = match target {
+            Target::Address(to) => self.dial_address(flow, to),
+            Target::Dns | Target::Services => self.dial_service(flow, target),
+        };
+        match dialed {
+            Ok(connected) => {
+                if connected {
+                    self.connected(now, flow, Ok(()));
+                }
+            }
+            Err(errno) => {
+                tracing::debug!(?target, %guest, error = %errno, "cannot connect");
+                self.connected(now, flow, Err(errno));
+            }
+        }
+    }
+
+    /// True if the connection stands already.
+    fn dial_address(&mut self, flow: FlowId, to: SocketAddr) -> io::Result<bool> {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let fd = socket_with(family, SocketType::STREAM, flags, None).inspect_err(|_| self.counters.no_socket += 1)?;
+        tune(&fd);
+        let connected = match connect(&fd, &to) {
+            Ok(()) => true,
+            Err(Errno::INPROGRESS) => false,
+            Err(errno) => return Err(errno),
+        };
+        self.poller.watch(&fd, Source::Flow(flow)).inspect_err(|_| self.counters.no_socket += 1)?;
+        self.add_flow(flow, fd, !connected, Vec::new());
+        Ok(connected)
+    }
+
+    fn dial_service(&mut self, flow: FlowId, target: Target) -> io::Result<bool> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .inspect_err(|_| self.counters.no_socket += 1)?;
+        if !(self.hooks.serve)(target, theirs) {
+            return Err(Errno::CONNREFUSED);
+        }
+        self.poller.watch(&ours, Source::Flow(flow))?;
+        self.add_flow(flow, ours, false, Vec::new());
+        Ok(true)
+    }
+
+    /// A connection's socket, new or accepted.
+    pub(super) fn add_flow(&mut self, flow: FlowId, fd: OwnedFd, connecting: bool, prologue: Vec<u8>) {
+        let index = flow.index();
+        if self.flows.len() <= index {
+            self.flows.resize_with(index + 1, || None);
+        }
+        self.flows[index] = Some(FlowSocket {
+            flow,
+            fd: Some(fd),
+            connecting,
+            readable: false,
+            writable: true,
+            hangup: false,
+            read_closed: false,
+            write_closed: false,
+            prologue,
+            queued: false,
+        });
+    }
+
+    pub(super) fn flow_ready(&mut self, now: Instant, flow: FlowId, readable: bool, writable: bool, hangup: bool) {
+        let Some(socket) = self.socket(flow) else { return };
+        socket.readable |= readable || hangup;
+        socket.writable |= writable;
+        socket.hangup |= hangup;
+        if !socket.connecting {
+            return self.activate(flow);
+        }
+        let Some(fd) = socket.fd.as_ref().filter(|_| writable || hangup) else { return };
+        let result = match sockopt::socket_error(fd) {
+            Ok(result) => result,
+            Err(errno) => Err(errno),
+        };
+        socket.connecting = false;
+        self.connected(now, flow, result);
+    }
+
+    fn connected(&mut self, now: Instant, flow: FlowId, result: io::Result<()>) {
+        let result = result.map_err(|errno| match errno {
+            Errno::CONNREFUSED | Errno::CONNRESET => DialError::Refused,
+            Errno::NETUNREACH | Errno::NETDOWN => DialError::NetworkUnreachable,
+            Errno::HOSTUNREACH | Errno::HOSTDOWN | Errno::TIMEDOUT | Errno::ADDRNOTAVAIL => DialError::HostUnreachable,
+            Errno::ACCESS | Errno::PERM => DialError::Prohibited,
+            // Descriptors or memory are used up: a reset tells the guest at once.
+            _ => DialError::Refused,
+        });
+        match result {
+            Ok(()) => self.counters.dialed += 1,
+            Err(DialError::Refused) => self.counters.dial_refused += 1,
+            Err(DialError::HostUnreachable | DialError::NetworkUnreachable) => self.counters.dial_unreachable += 1,
+            Err(DialError::Prohibited) => self.counters.dial_failed += 1,
+        }
+        self.gateway.dialed(now, flow, result);
+    }
+
+    /// Looks at a connection in this turn.
+    pub(super) fn activate(&mut self, flow: FlowId) {
+        if let Some(socket) = self.socket(flow)
+            && !socket.queued
+            && !socket.connecting
+        {
+            socket.queued = true;
+            self.active.push_back(flow);
+        }
+    }
+
+    /// Moves what can be moved.
+    pub(super) fn serve_flow(&mut self, now: Instant, flow: FlowId) {
+        let Some(mut socket) = self.flows.get_mut(flow.index()).and_then(Option::take) else { return };
+        if socket.flow != flow {
+            self.flows[flow.index()] = Some(socket);
+            return;
+        }
+        socket.queued = false;
+        let result = self.move_bytes(now, &mut socket);
+        let index = flow.index();
+        match result {
+            Ok(more) => {
+                if socket.read_closed && socket.write_closed {
+                    socket.fd = None;
+                }
+                self.flows[index] = Some(socket);
+                if more {
+                    self.again.push(Source::Flow(flow));
+                }
+            }
+            Err(errno) => {
+                tracing::debug!(flow = flow.to_u64(), error = %errno, "the world's end of a connection failed");
+                // The gateway resets the guest's end and says that it is closed.
+                self.flows[index] = Some(socket);
+                self.gateway.abort(now, flow);
+            }
+        }
+    }
+
+    /// True if there is more than its share.
+    fn move_bytes(&mut self, now: Instant, socket: &mut FlowSocket) -> io::Result<bool> {
+        let (flow, Some(fd)) = (socket.flow, &socket.fd) else { return Ok(false) };
+        let Some(status) = self.gateway.status(flow).filter(|status| status.established) else { return Ok(false) };
+        let mut failed = None;
+
+        let mut given = 0;
+        while socket.writable && given < TURN && !socket.write_closed {
+            let mut offered = 0;
+            let n = self.gateway.read(flow, |bytes| {
+                offered = bytes.len();
+                if bytes.is_empty() {
+                    return 0;
+                }
+                match send(fd, bytes, SendFlags::NOSIGNAL) {
+                    Ok(n) => n,
+                    Err(Errno::AGAIN) => {
+                        socket.writable = false;
+                        0
+                    }
+                    Err(Errno::INTR) => 0,
+                    Err(errno) => {
+                        failed = Some(errno);
+                        0
+                    }
+                }
+            });
+            given += n;
+            if let Some(errno) = failed {
+                return Err(errno);
+            }
+            if offered == 0 || n == 0 {
+                break;
+            }
+        }
+        if !socket.write_closed && self.gateway.status(flow).is_some_and(|status| status.received_all) {
+            socket.write_closed = true;
+            // The other side may have gone already.
+            let _ = shutdown(fd, Shutdown::Write);
+        }
+
+        if !socket.prologue.is_empty() {
+            let prologue = &socket.prologue;
+            let n = self.gateway.write(flow, |room| {
+                let n = room.len().min(prologue.len());
+                room[..n].copy_from_slice(&prologue[..n]);
+                n
+            });
+            socket.prologue.drain(..n);
+        }
+        let mut taken = 0;
+        let mut room = status.room;
+        while socket.readable && room > 0 && taken < TURN && !socket.read_closed && socket.prologue.is_empty() {
+            let mut end = false;
+            let mut asked = 0;
+            let n = self.gateway.write(flow, |space| {
+                asked = space.len();
+                if space.is_empty() {
+                    return 0;
+                }
+                match io::read(fd, space) {
+                    Ok(0) => {
+                        end = true;
+                        0
+                    }
+                    Ok(n) => n,
+                    Err(Errno::AGAIN) => {
+                        socket.readable = false;
+                        0
+                    }
+                    Err(Errno::INTR) => 0,
+                    Err(errno) => {
+                        failed = Some(errno);
+                        0
+                    }
+                }
+            });
+            taken += n;
+            if let Some(errno) = failed {
+                return Err(errno);
+            }
+            if end {
+                socket.read_closed = true;
+                self.gateway.finish(now, flow);
+            }
+            if asked == 0 {
+                break;
+            }
+            // A short read emptied the socket; what comes now is an edge. An end, though, may be behind it already.
+            if n > 0 && n < asked && !socket.hangup {
+                socket.readable = false;
+            }
+            room = room.saturating_sub(n);
+        }
+        Ok(given >= TURN || taken >= TURN)
+    }
+
+    pub(super) fn flow_closed(&mut self, flow: FlowId, how: Closed) {
+        let Some(slot) = self.flows.get_mut(flow.index()) else { return };
+        let Some(socket) = slot.take_if(|socket| socket.flow == flow) else { return };
+        if how != Closed::Finished
+            && let Some(fd) = &socket.fd
+        {
+            // A reset stays a reset: with no time to linger, closing sends one.
+            let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
+        }
+    }
+
+    fn socket(&mut self, flow: FlowId) -> Option<&mut FlowSocket> {
+        self.flows.get_mut(flow.index())?.as_mut().filter(|socket| socket.flow == flow)
+    }
+}
+
+/// Bytes go out as they come in, and a peer that is gone is noticed at last.
+pub(super) fn tune(fd: &OwnedFd) {
+    // Neither is vital.
+    let _ = sockopt::set_tcp_nodelay(fd, true);
+    let _ = sockopt::set_socket_keepalive(fd, true);
+}

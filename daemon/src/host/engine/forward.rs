@@ -1,0 +1,234 @@
+//! Published ports: what the world sends there reaches a guest.
+
+use super::{Source, Worker, flow::tune};
+use crate::host::control::{ExposeError, Forward, Local};
+use nitrotap_core::{gateway::Gateway, proxy_protocol, time::Instant};
+use rustix::{
+    io::{self, Errno},
+    net::{RecvFlags, SocketFlags, acceptfrom_with, recvfrom, sockopt},
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    time::Duration,
+};
+
+/// Published ports at a time.
+pub(super) const MAX_FORWARDS: usize = 1024;
+
+/// Connections accepted, or datagrams read, before others get their turn.
+const TURN: usize = 64;
+
+#[derive(Debug)]
+struct Listening {
+    forward: Forward,
+    socket: OwnedFd,
+}
+
+/// All published ports, by number.
+#[derive(Debug, Default)]
+pub(super) struct Forwards {
+    listening: BTreeMap<u32, Listening>,
+    next: u32,
+}
+
+impl Forwards {
+    /// The socket of a published port.
+    pub(super) fn socket(&self, number: u32) -> Option<&OwnedFd> {
+        self.listening.get(&number).map(|listening| &listening.socket)
+    }
+
+    fn find(&self, protocol: &str, name: &str) -> Option<u32> {
+        let same =
+            |listening: &Listening| listening.forward.local.protocol() == protocol && listening.forward.name == name;
+        self.listening.iter().find(|(_, listening)| same(listening)).map(|(number, _)| *number)
+    }
+
+    /// All of them, by name and then protocol.
+    pub(super) fn all(&self) -> Vec<Forward> {
+        let mut all: Vec<Forward> = self.listening.values().map(|listening| listening.forward.clone()).collect();
+        all.sort_by(|a, b| (&a.name, a.local.protocol()).cmp(&(&b.name, b.local.protocol())));
+        all
+    }
+}
+
+impl Worker {
+    pub(super) fn expose(&mut self, forward: Forward) -> Result<SocketAddr, ExposeError> {
+        let protocol = forward.local.protocol();
+        if self.forwards.find(protocol, &forward.name).is_some() {
+            return Err(ExposeError::Exists { protocol, name: forward.name });
+        }
+        if self.forwards.listening.len() >= MAX_FORWARDS {
+            return Err(ExposeError::TooMany(MAX_FORWARDS));
+        }
+        if !is_guest(&self.gateway, *forward.to.ip()) {
+            return Err(ExposeError::NotAGuest(forward.to));
+        }
+        let number = self.forwards.next;
+        let opened = open(&forward.local).and_then(|(socket, address)| {
+            self.poller.watch(&socket, Source::Forward(number)).map(|()| (socket, address)).map_err(Into::into)
+        });
+        let (socket, address) =
+            opened.map_err(|error| ExposeError::Bind { protocol, name: forward.name.clone(), error })?;
+        self.forwards.next += 1;
+        tracing::info!(%protocol, local = %forward.name, to = %forward.to, "a port is published");
+        self.forwards.listening.insert(number, Listening { forward, socket });
+        Ok(address)
+    }
+
+    /// Connections that stand go on.
+    pub(super) fn unexpose(&mut self, protocol: &str, name: &str) -> bool {
+        let Some(number) = self.forwards.find(protocol, name) else { return false };
+        if let Some(Listening { forward: Forward { local: Local::Unix(path), .. }, .. }) =
+            self.forwards.listening.remove(&number)
+        {
+            // Somebody may have removed it already.
+            let _ = fs::remove_file(path);
+        }
+        tracing::info!(%protocol, local = %name, "a port is no longer published");
+        true
+    }
+
+    pub(super) fn forward_ready(&mut self, now: Instant, number: u32) {
+        let Some(listening) = self.forwards.listening.get(&number) else { return };
+        let more = match listening.forward.local {
+            Local::Tcp(_) | Local::Unix(_) => self.accept(now, number),
+            Local::Udp(_) => self.receive(now, number),
+        };
+        if more {
+            self.again.push(Source::Forward(number));
+        }
+    }
+
+    fn accept(&mut self, now: Instant, number: u32) -> bool {
+        for _ in 0..TURN {
+            let Some(Listening { forward, socket }) = self.forwards.listening.get(&number) else { return false };
+            let (fd, client) = match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((fd, client)) => (fd, client.and_then(|client| SocketAddr::try_from(client).ok())),
+                Err(Errno::AGAIN) => return false,
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(errno) => {
+                    // Descriptors are used up; a connection that ends brings the next edge only if one comes.
+                    self.counters.no_socket += 1;
+                    tracing::warn!(local = %forward.name, error = %errno, "cannot accept a connection");
+                    return true;
+                }
+            };
+            self.counters.accepted += 1;
+            let prologue = match (forward.proxy_protocol, client, rustix::net::getsockname(&fd)) {
+                (true, Some(client), Ok(local)) => SocketAddr::try_from(local)
+                    .map_or_else(|_| Vec::new(), |local| proxy_protocol::encode(client, local)),
+                _ => Vec::new(),
+            };
+            let to = forward.to;
+            if let Local::Tcp(_) = forward.local {
+                tune(&fd);
+            }
+            self.join(now, fd, to, prologue);
+        }
+        true
+    }
+
+    /// Joins a connection to a guest's port.
+    pub(super) fn join(&mut self, now: Instant, fd: OwnedFd, to: std::net::SocketAddrV4, prologue: Vec<u8>) {
+        match self.gateway.connect(now, to) {
+            Ok(flow) => match self.poller.watch(&fd, Source::Flow(flow)) {
+                Ok(()) => self.add_flow(flow, fd, false, prologue),
+                Err(errno) => {
+                    tracing::warn!(error = %errno, "cannot watch a connection");
+                    self.gateway.abort(now, flow);
+                }
+            },
+            Err(error) => {
+                self.counters.accept_refused += 1;
+                tracing::debug!(%to, %error, "a connection is closed again");
+                // The client sees a reset, as from a port where nobody listens.
+                let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Instant, number: u32) -> bool {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut more = true;
+        for _ in 0..TURN {
+            let Some(Listening { forward, socket }) = self.forwards.listening.get(&number) else { break };
+            let (n, client) = match recvfrom(socket, &mut buffer[..], RecvFlags::empty()) {
+                Ok((n, _, client)) => match client.and_then(|client| SocketAddr::try_from(client).ok()) {
+                    Some(client) => (n, client),
+                    None => continue,
+                },
+                Err(Errno::AGAIN) => {
+                    more = false;
+                    break;
+                }
+                // What the world said about an answer; nobody waits for it.
+                Err(_) => continue,
+            };
+            let session = match self.inbound.get(&(number, client)) {
+                Some(session) => Ok(*session),
+                None => self.gateway.open_session(now, forward.to, client),
+            };
+            match session {
+                Ok(session) => {
+                    self.inbound.entry((number, client)).or_insert(session);
+                    self.add_inbound(session, number, client);
+                    self.gateway.handle_datagram(now, session, &buffer[..n]);
+                }
+                Err(error) => {
+                    self.counters.accept_refused += 1;
+                    tracing::debug!(%client, %error, "a datagram is dropped");
+                }
+            }
+        }
+        self.buffer = buffer;
+        more
+    }
+}
+
+fn is_guest(gateway: &Gateway, address: Ipv4Addr) -> bool {
+    let config = gateway.config();
+    config.subnet.contains(&address) && address != config.gateway && address != config.host
+}
+
+fn open(local: &Local) -> std::io::Result<(OwnedFd, SocketAddr)> {
+    let (socket, address): (OwnedFd, SocketAddr) = match local {
+        Local::Tcp(address) => {
+            let listener = TcpListener::bind(address)?;
+            let address = listener.local_addr()?;
+            (listener.into(), address)
+        }
+        Local::Udp(address) => {
+            let socket = UdpSocket::bind(address)?;
+            let address = socket.local_addr()?;
+            (socket.into(), address)
+        }
+        Local::Unix(path) => (bind_unix(path)?.into(), (Ipv4Addr::UNSPECIFIED, 0).into()),
+    };
+    io::ioctl_fionbio(&socket, true)?;
+    Ok((socket, address))
+}
+
+/// Unlike gvproxy, which removes whatever has that name, takes only the place of a socket on which nobody listens.
+fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::FileTypeExt;
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
+            let stale = is_socket
+                && UnixStream::connect(path).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused);
+            if !stale {
+                return Err(error);
+            }
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        result => result,
+    }
+}

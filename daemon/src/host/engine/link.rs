@@ -1,0 +1,258 @@
+//! The streams of frames: what is read goes to the gateway frame by frame, what it has for them is written in one piece.
+
+use super::{Source, Worker};
+use crate::host::control::{Attach, LinkKind};
+use nitrotap_core::{
+    frame::{Decoder, Framing},
+    gateway::{ANONYMOUS, Handled, PortId},
+    time::Instant,
+};
+use rustix::{
+    io::{self, Errno},
+    net::{RecvFlags, SendFlags, recv, send, sockopt},
+};
+use std::os::fd::OwnedFd;
+use tokio::sync::oneshot;
+
+/// A stream of frames, from its handshake to its end.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: OwnedFd,
+    /// `None` where every message is a frame.
+    decoder: Option<Decoder>,
+    framing: Option<Framing>,
+    writable: bool,
+    /// Largest write.
+    max_write: usize,
+    /// Bytes at the head of the queue that were captured already.
+    captured: usize,
+    peer: String,
+    ended: Option<oneshot::Sender<()>>,
+}
+
+/// Bytes asked of a stream at a time.
+const READ: usize = 64 << 10;
+/// Bytes read from one link before others get their turn.
+const READ_TURN: usize = 4 * READ;
+/// Bytes written to one link before others get their turn.
+const WRITE_TURN: usize = 1 << 20;
+/// Messages read from, and written to, one link before others get their turn.
+const MESSAGES_TURN: usize = 256;
+/// What the kernel should hold for a stream in each direction: enough that it is never the stream that is waited for.
+const SOCKET_BUFFER: usize = 1 << 20;
+
+impl Worker {
+    pub(super) fn attach(&mut self, now: Instant, attach: Attach) {
+        let Attach { stream, kind, tenant, peer, received, ended } = attach;
+        let framing = match kind {
+            LinkKind::Stream(framing) => Some(framing),
+            LinkKind::Messages => None,
+        };
+        let Some(port) = self.gateway.attach(tenant, framing) else {
+            self.counters.refused_links += 1;
+            tracing::warn!(%peer, "there are too many links; this one is closed");
+            return;
+        };
+        // Where the kernel does not want that much it takes what it wants.
+        let _ = sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER);
+        let _ = sockopt::set_socket_recv_buffer_size(&stream, SOCKET_BUFFER);
+        let watched = io::ioctl_fionbio(&stream, true).and_then(|()| self.poller.watch(&stream, Source::Link(port)));
+        if let Err(error) = watched {
+            tracing::warn!(%peer, %error, "cannot watch a link; it is closed");
+            self.gateway.detach(port);
+            return;
+        }
+        // Guest kernels with commit 6693731487a8 send larger vsock writes as non-linear buffers, which the Nitro hypervisor
+        // corrupts silently; and the host is a guest of it too.
+        let max_write = if tenant < ANONYMOUS { 32 << 10 } else { 256 << 10 };
+        let decoder = framing.map(|framing| Decoder::with_framing(READ, framing));
+        tracing::info!(%peer, link = port.to_u64(), "a link is up");
+        self.counters.attached += 1;
+        self.links.insert(port, Link { stream, decoder, framing, writable: true, max_write, captured: 0, peer, ended });
+        for chunk in received.chunks(READ) {
+            let Some(decoder) = self.links.get_mut(&port).and_then(|link| link.decoder.as_mut()) else { break };
+            decoder.space()[..chunk.len()].copy_from_slice(chunk);
+            decoder.commit(chunk.len());
+            self.frames(now, port);
+        }
+        // Bytes may have come before it was watched.
+        self.again.push(Source::Link(port));
+    }
+
+    pub(super) fn link_ready(&mut self, now: Instant, port: PortId, readable: bool, writable: bool) {
+        let Some(link) = self.links.get_mut(&port) else { return };
+        link.writable |= writable;
+        if writable {
+            self.write_link(now, port);
+        }
+        if readable {
+            let messages = self.links.get(&port).is_some_and(|link| link.decoder.is_none());
+            let more = if messages { self.read_messages(now, port) } else { self.read_stream(now, port) };
+            match more {
+                Ok(true) => self.again.push(Source::Link(port)),
+                Ok(false) => {}
+                Err(why) => self.link_lost(port, &why),
+            }
+        }
+    }
+
+    /// Reads up to a turn's share; true if there may be more.
+    fn read_stream(&mut self, now: Instant, port: PortId) -> Result<bool, String> {
+        let mut left = READ_TURN;
+        while left > 0 {
+            let Some(link) = self.links.get_mut(&port) else { return Ok(false) };
+            let Some(decoder) = &mut link.decoder else { return Ok(false) };
+            let space = decoder.space();
+            let want = space.len();
+            match io::read(&link.stream, space) {
+                Ok(0) => {
+                    return Err(match decoder.finish() {
+                        Ok(()) => "the other side has closed it".to_owned(),
+                        Err(truncated) => truncated.to_string(),
+                    });
+                }
+                Ok(n) => {
+                    decoder.commit(n);
+                    self.frames(now, port);
+                    let Some(decoder) = self.links.get(&port).and_then(|link| link.decoder.as_ref()) else {
+                        return Ok(false);
+                    };
+                    if let Some(broken) = decoder.broken() {
+                        self.counters.broken += 1;
+                        return Err(broken.to_string());
+                    }
+                    left = left.saturating_sub(n);
+                    // A short read emptied the stream; what comes now is an edge.
+                    if n < want {
+                        return Ok(false);
+                    }
+                }
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.to_string()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Hands the decoder's frames to the gateway.
+    fn frames(&mut self, now: Instant, port: PortId) {
+        // The decoder stays with its link unless the gateway's work, which never touches links, needs the whole worker.
+        let Some(mut decoder) = self.links.get_mut(&port).and_then(|link| link.decoder.take()) else { return };
+        let runts = decoder.runts();
+        while let Some(frame) = decoder.next_frame() {
+            self.frame(now, port, frame);
+        }
+        self.counters.runts += decoder.runts() - runts;
+        if let Some(link) = self.links.get_mut(&port) {
+            link.decoder = Some(decoder);
+        }
+    }
+
+    fn read_messages(&mut self, now: Instant, port: PortId) -> Result<bool, String> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut result = Ok(true);
+        for _ in 0..MESSAGES_TURN {
+            let Some(link) = self.links.get(&port) else { break };
+            match recv(&link.stream, &mut buffer[..], RecvFlags::empty()) {
+                Ok((0, _)) => {
+                    result = Err("the other side has closed it".to_owned());
+                    break;
+                }
+                Ok((n, _)) if n < nitrotap_core::frame::MIN_FRAME => self.counters.runts += 1,
+                Ok((n, _)) => self.frame(now, port, &buffer[..n]),
+                Err(Errno::AGAIN) => {
+                    result = Ok(false);
+                    break;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    result = Err(errno.to_string());
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        result
+    }
+
+    fn frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
+        if let Some(capture) = &mut self.capture {
+            capture.frame(now, frame);
+        }
+        match self.gateway.handle_frame(now, port, frame) {
+            Handled::Done => {}
+            Handled::Datagram { session, kind, to, payload } => self.send_datagram(session, kind, to, &payload),
+            Handled::Dns { client, query } => {
+                if !(self.hooks.ask)(client, query.into_owned()) {
+                    self.counters.questions_dropped += 1;
+                }
+            }
+        }
+    }
+
+    /// Writes what waits for a link, up to a turn's share.
+    pub(super) fn write_link(&mut self, now: Instant, port: PortId) {
+        let mut left = WRITE_TURN;
+        loop {
+            let Some(link) = self.links.get_mut(&port).filter(|link| link.writable) else { return };
+            let pending = self.gateway.pending(port);
+            if pending.is_empty() {
+                return;
+            }
+            if left == 0 {
+                return self.again.push(Source::Link(port));
+            }
+            if let Some(capture) = &mut self.capture {
+                // Between messages, where no prefix is sent, the queue has QEMU's.
+                let framing = link.framing.unwrap_or(Framing::Qemu);
+                link.captured = capture.pending(now, pending, link.captured, framing);
+            }
+            let written = match &link.decoder {
+                Some(_) => {
+                    let chunk = &pending[..pending.len().min(link.max_write)];
+                    send(&link.stream, chunk, SendFlags::NOSIGNAL)
+                }
+                None => match self.gateway.next_frame(port) {
+                    Some(frame) => send(&link.stream, frame, SendFlags::NOSIGNAL),
+                    None => return,
+                },
+            };
+            match written {
+                Ok(n) => {
+                    let before = pending.len();
+                    let more = match link.decoder {
+                        Some(_) => self.gateway.consume(port, n),
+                        None => self.gateway.consume_frame(port),
+                    };
+                    let taken = before - self.gateway.pending(port).len();
+                    link.captured = link.captured.saturating_sub(taken);
+                    left = left.saturating_sub(taken);
+                    if more {
+                        self.gateway.flush(now);
+                    }
+                }
+                Err(Errno::AGAIN) => {
+                    link.writable = false;
+                    return;
+                }
+                Err(Errno::INTR) => {}
+                // A message that the kernel will never take; without it the others go on.
+                Err(Errno::MSGSIZE) if link.decoder.is_none() => {
+                    self.gateway.consume_frame(port);
+                }
+                Err(errno) => return self.link_lost(port, &errno.to_string()),
+            }
+        }
+    }
+
+    pub(super) fn link_lost(&mut self, port: PortId, why: &str) {
+        let Some(link) = self.links.remove(&port) else { return };
+        self.gateway.detach(port);
+        tracing::info!(peer = %link.peer, link = port.to_u64(), why, "a link is down");
+        if let Some(ended) = link.ended {
+            // Nobody may be waiting for it.
+            let _ = ended.send(());
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What the control side asks for.
+
+use super::Worker;
+use crate::host::control::{Request, Stats, Tunnel};
+use nitrotap_core::{counters::CounterSet, gateway::dns::addresses, time::Instant};
+
+impl Worker {
+    /// Sees to everything that waits.
+    pub(super) fn requests(&mut self, now: Instant) {
+        while let Some(waiting) = self.mailbox.take() {
+            self.request(now, waiting.request);
+        }
+    }
+
+    fn request(&mut self, now: Instant, request: Request) {
+        // Whoever has asked may have gone; then the answer is for nobody.
+        match request {
+            Request::Attach(attach) => self.attach(now, *attach),
+            Request::Tunnel(Tunnel { stream, to, received }) => match rustix::io::ioctl_fionbio(&stream, true) {
+                Ok(()) => self.join(now, stream, to, received),
+                Err(error) => tracing::debug!(%to, %error, "a tunnel cannot be used"),
+            },
+            Request::Expose(forward, reply) => drop(reply.send(self.expose(forward))),
+            Request::Unexpose(protocol, name, reply) => drop(reply.send(self.unexpose(protocol, &name))),
+            Request::Forwards(reply) => drop(reply.send(self.forwards.all())),
+            Request::Cam(reply) => {
+                let cam = self.gateway.addresses();
+                drop(reply.send(cam.into_iter().map(|(mac, port)| (mac, port.to_u64())).collect()));
+            }
+            Request::Leases(reply) => drop(reply.send(self.gateway.leases(now))),
+            Request::Stats(reply) => drop(reply.send(self.stats())),
+            Request::Learn(answer) => self.learn(now, &answer),
+            Request::DnsAnswer { client, answer } => {
+                self.gateway.handle_dns_answer(client, &answer);
+            }
+            Request::Stop => self.stopped = true,
+        }
+    }
+
+    fn learn(&mut self, now: Instant, answer: &[u8]) {
+        for (name, address, ttl) in addresses(answer) {
+            self.gateway.policy().learn(now, &name, address, ttl);
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        fn add(stats: &mut Stats, set: &impl CounterSet, descs: &'static [nitrotap_core::counters::Desc]) {
+            set.visit(|at, value| {
+                let desc = descs[at];
+                let labels: String = desc.labels.iter().map(|(name, value)| format!(",{name}={value}")).collect();
+                stats.push((format!("{}{labels}", desc.name), value));
+            });
+        }
+        let counters = self.gateway.counters();
+        let mut stats = Stats::new();
+        // gvproxy's two: sent to guests, and received from them.
+        stats.push(("BytesSent".to_owned(), counters.bytes_out));
+        stats.push(("BytesReceived".to_owned(), counters.bytes_in));
+        add(&mut stats, &counters, nitrotap_core::gateway::Counters::DESCS);
+        add(&mut stats, &self.counters, super::EngineCounters::DESCS);
+        stats
+    }
+}

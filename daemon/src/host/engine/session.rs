@@ -1,0 +1,153 @@
+//! The world's end of datagram sessions: one socket for each, or the published port's for those that the world began.
+
+use super::{Source, Worker};
+use nitrotap_core::{
+    gateway::{Kind, SessionError, SessionId},
+    time::Instant,
+};
+use rustix::{
+    io::{self, Errno},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, send, sendto,
+        socket_with, sockopt,
+    },
+};
+use std::{net::SocketAddr, os::fd::OwnedFd};
+
+/// The world's end of one session.
+#[derive(Debug)]
+pub(super) struct SessionSocket {
+    session: SessionId,
+    end: End,
+}
+
+#[derive(Debug)]
+enum End {
+    /// A socket that is connected to the peer.
+    Own(OwnedFd),
+    /// The published port with this number, where this client is.
+    Published(u32, SocketAddr),
+}
+
+/// Datagrams read from one socket before others get their turn.
+const TURN: usize = 64;
+
+impl Worker {
+    /// Sends what a guest has for the world.
+    pub(super) fn send_datagram(&mut self, session: SessionId, kind: Kind, to: SocketAddr, payload: &[u8]) {
+        let index = session.index();
+        let known = self.sessions.get(index).and_then(Option::as_ref).is_some_and(|socket| socket.session == session);
+        if !known {
+            match self.open_socket(session, kind, to) {
+                Ok(fd) => self.add_session(session, End::Own(fd)),
+                Err(errno) => {
+                    tracing::debug!(%to, ?kind, error = %errno, "cannot open a socket for datagrams");
+                    self.counters.no_socket += 1;
+                    if let Some(error) = session_error(errno) {
+                        self.gateway.session_failed(session, error);
+                    }
+                    return self.gateway.close_session(session);
+                }
+            }
+        }
+        let Some(SessionSocket { end, .. }) = self.sessions.get(index).and_then(Option::as_ref) else { return };
+        let sent = match end {
+            End::Own(fd) => send(fd, payload, SendFlags::NOSIGNAL).map(drop).inspect_err(|errno| {
+                if *errno == Errno::MSGSIZE
+                    && let Ok(mtu) = sockopt::ip_mtu(fd)
+                {
+                    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+                    self.gateway.session_failed(session, SessionError::TooLong(mtu));
+                }
+            }),
+            End::Published(forward, client) => match self.forwards.socket(*forward) {
+                Some(fd) => sendto(fd, payload, SendFlags::NOSIGNAL, client).map(drop),
+                // It was unexposed; its sessions end with their silence.
+                None => Ok(()),
+            },
+        };
+        if let Err(errno) = sent {
+            self.counters.datagrams_refused += 1;
+            if let Some(error) = session_error(errno) {
+                self.gateway.session_failed(session, error);
+            }
+        }
+    }
+
+    fn open_socket(&self, session: SessionId, kind: Kind, to: SocketAddr) -> io::Result<OwnedFd> {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let protocol = match kind {
+            Kind::Udp => None,
+            // Without privileges where `net.ipv4.ping_group_range` allows it.
+            Kind::Ping => Some(ipproto::ICMP),
+        };
+        let fd = socket_with(family, SocketType::DGRAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, protocol)?;
+        connect(&fd, &to)?;
+        self.poller.watch(&fd, Source::Session(session))?;
+        Ok(fd)
+    }
+
+    fn add_session(&mut self, session: SessionId, end: End) {
+        let index = session.index();
+        if self.sessions.len() <= index {
+            self.sessions.resize_with(index + 1, || None);
+        }
+        self.sessions[index] = Some(SessionSocket { session, end });
+    }
+
+    /// A client of a published port begins a session.
+    pub(super) fn add_inbound(&mut self, session: SessionId, forward: u32, client: SocketAddr) {
+        self.add_session(session, End::Published(forward, client));
+        self.inbound.insert((forward, client), session);
+    }
+
+    pub(super) fn session_ready(&mut self, now: Instant, session: SessionId) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut more = true;
+        for _ in 0..TURN {
+            let socket = self.sessions.get(session.index()).and_then(Option::as_ref);
+            let Some(SessionSocket { end: End::Own(fd), .. }) = socket.filter(|socket| socket.session == session)
+            else {
+                more = false;
+                break;
+            };
+            match recv(fd, &mut buffer[..], RecvFlags::empty()) {
+                Ok((n, _)) => self.gateway.handle_datagram(now, session, &buffer[..n]),
+                Err(Errno::AGAIN) => {
+                    more = false;
+                    break;
+                }
+                Err(Errno::INTR) => {}
+                // What the world said about an earlier datagram; it is said once.
+                Err(errno) => {
+                    if let Some(error) = session_error(errno) {
+                        self.gateway.session_failed(session, error);
+                    }
+                }
+            }
+        }
+        self.buffer = buffer;
+        if more {
+            self.again.push(Source::Session(session));
+        }
+    }
+
+    pub(super) fn session_closed(&mut self, session: SessionId) {
+        let Some(slot) = self.sessions.get_mut(session.index()) else { return };
+        let socket = slot.take_if(|socket| socket.session == session);
+        if let Some(SessionSocket { end: End::Published(forward, client), .. }) = socket {
+            self.inbound.remove(&(forward, client));
+        }
+    }
+}
+
+/// What a guest should learn of an error; `None` if it says nothing about the way to the peer.
+fn session_error(errno: Errno) -> Option<SessionError> {
+    match errno {
+        Errno::CONNREFUSED => Some(SessionError::Refused),
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => Some(SessionError::HostUnreachable),
+        Errno::NETUNREACH | Errno::NETDOWN => Some(SessionError::NetworkUnreachable),
+        Errno::ACCESS | Errno::PERM => Some(SessionError::Prohibited),
+        _ => None,
+    }
+}
