@@ -7,6 +7,7 @@
 mod dial;
 mod flags;
 mod listen;
+mod proxy_protocol;
 mod server;
 mod stream;
 mod worker;

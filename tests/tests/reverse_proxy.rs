@@ -106,6 +106,40 @@ fn a_request_arrives_as_it_was_sent_and_says_who_sent_it() {
     assert!(seen.ends_with(&format!("body {body}\n")), "{seen}");
 }
 
+/// Version 2 of the PROXY protocol, for 192.0.2.7:49152 to 10.0.0.1:443, with a TLV as AWS's load balancers send it.
+const CLAIM: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x13\xc0\x00\x02\x07\x0a\x00\x00\x01\xc0\x00\x01\xbb\xea\x00\x04\x01vpc";
+
+#[test]
+fn behind_a_proxy_that_says_so_the_app_sees_the_client_itself() {
+    let world = World::new(&["--accept-proxy-protocol"]);
+    let mut client = world.client();
+    std::io::Write::write_all(client.reader().get_mut(), CLAIM).unwrap();
+    // The header is the connection's, and not of its first request only.
+    for _ in 0..2 {
+        let seen = client.ask(&get("/")).unwrap().text().to_lowercase();
+        assert!(seen.contains("\nx-forwarded-for: 192.0.2.7\n"), "{seen}");
+    }
+    let requests = world.served("requests");
+    for instead in
+        ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "PROXY TCP4 192.0.2.7 10.0.0.1 49152 443\r\nGET / HTTP/1.1\r\n"]
+    {
+        let mut client = world.client();
+        std::io::Write::write_all(client.reader().get_mut(), instead.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        // Closed without a word; a reset is as good an end as any.
+        let _ = client.reader().read_to_end(&mut answer);
+        assert_eq!(String::from_utf8_lossy(&answer), "");
+    }
+    assert_eq!(world.served("requests"), requests + 1, "only our own question came");
+    // Published a few times per second.
+    wait::until("the metrics to follow", SOON, || {
+        let refused = world.metrics().get("nitrotap_proxy_protocol_refused_total{cause=\"not_a_header\"}");
+        (refused == 2).then_some(())
+    });
+    assert_eq!(world.metrics().get("nitrotap_proxy_protocol_accepted_total"), 1);
+}
+
 #[test]
 fn what_concerns_one_hop_only_is_not_passed_on() {
     let world = World::new(&[]);

@@ -112,7 +112,7 @@ impl Client {
         })
         .await;
         if let Err(error) = outcome {
-            tracing::debug!(cause = %error, "client connection ended early");
+            tracing::debug!(client = ?self.address, cause = %error, "client connection ended early");
         }
     }
 

@@ -61,6 +61,11 @@ pub(crate) struct ProxyFlags {
     /// Keep X-Forwarded-Proto and X-Forwarded-Host of requests, because a trusted proxy in front sets them
     #[arg(long)]
     trust_forwarded: bool,
+
+    /// Demand a PROXY protocol header (version 2) first on every connection, and take the client's address from it;
+    /// only behind a proxy that sends one, since it is believed
+    #[arg(long, requires = "listen")]
+    accept_proxy_protocol: bool,
 }
 
 impl ProxyFlags {
@@ -96,7 +101,13 @@ impl ProxyFlags {
             date_header: true,
             ..Config::default()
         };
-        Ok(Some(ProxyOptions { listen: self.listen.clone(), upstream: upstream.clone(), workers, config }))
+        Ok(Some(ProxyOptions {
+            listen: self.listen.clone(),
+            upstream: upstream.clone(),
+            workers,
+            config,
+            accept_proxy_protocol: self.accept_proxy_protocol,
+        }))
     }
 }
 
@@ -141,6 +152,7 @@ mod tests {
         let options = parse(&args).unwrap().unwrap();
         assert_eq!((options.workers.get(), options.config.max_clients), (3, 4));
         assert_eq!(options.config.limits.max_conns, 683);
+        assert!(!options.accept_proxy_protocol);
     }
 
     #[test]
@@ -148,6 +160,7 @@ mod tests {
         assert!(parse(&[]).unwrap().is_none());
         assert!(parse(&["--listen", "127.0.0.1:0"]).unwrap_err().contains("--upstream"));
         assert!(parse(&["--upstream", "http://a"]).unwrap_err().contains("--listen"));
+        assert!(parse(&["--accept-proxy-protocol"]).unwrap_err().contains("--listen"));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) struct ProxyOptions {
     pub(crate) workers: NonZeroUsize,
     /// Limits of each worker.
     pub(crate) config: Config,
+    /// Whether every connection must begin with a PROXY protocol header.
+    pub(crate) accept_proxy_protocol: bool,
 }
 
 /// A running reverse proxy. Dropping it stops it at once; [`Self::drain`] stops it gently.
@@ -83,6 +85,7 @@ impl ProxyServer {
         sources.add(move |tell| {
             sum(published.iter().map(|p| &p.proxy))
                 .chain(sum(published.iter().map(|p| &p.pool)))
+                .chain(sum(published.iter().map(|p| &p.headers)))
                 .for_each(|(d, v)| tell(d, v));
         });
         let (published, upstream, addresses) = (self.published.clone(), self.upstream.clone(), self.addresses.clone());

@@ -6,6 +6,7 @@
 use super::{
     dial::TcpDialer,
     listen::{Acceptor, Listener},
+    proxy_protocol::{self, HeaderCounters, Headers},
     server::ProxyOptions,
     stream::{ClientStream, Seat, Socket},
 };
@@ -32,6 +33,7 @@ use tokio::{
 pub(super) struct Published {
     pub(super) proxy: Shared<ProxyCounters>,
     pub(super) pool: Shared<PoolCounters>,
+    pub(super) headers: Shared<HeaderCounters>,
 }
 
 /// How another thread hands connections to a worker.
@@ -62,7 +64,14 @@ pub(super) struct Worker {
     pub(super) published: Arc<Published>,
 }
 
-type LocalShard = Shard<WorkerRuntime, TcpDialer>;
+/// What a worker does with a connection.
+#[derive(Clone)]
+struct Service {
+    shard: Shard<WorkerRuntime, TcpDialer>,
+    headers: Rc<Headers>,
+    /// Whether a connection must begin with a header.
+    demand_header: bool,
+}
 
 impl Worker {
     /// The worker's life, until the server says stop or all has drained. `ready` learns whether it could begin.
@@ -81,15 +90,19 @@ impl Worker {
 
     async fn serve(mut self) {
         let dialer = TcpDialer::new(&self.options.upstream);
-        let shard: LocalShard =
-            Shard::new(WorkerRuntime(self.clock), dialer, self.options.upstream.clone(), self.options.config.clone());
-        drop(tokio::task::spawn_local(publish(shard.clone(), self.published.clone())));
+        let config = self.options.config.clone();
+        let service = Service {
+            headers: Rc::new(Headers::new(config.max_clients, proxy_protocol::TIMEOUT)),
+            shard: Shard::new(WorkerRuntime(self.clock), dialer, self.options.upstream.clone(), config),
+            demand_header: self.options.accept_proxy_protocol,
+        };
+        drop(tokio::task::spawn_local(publish(service.clone(), self.published.clone())));
         let entrances: Rc<[Entrance]> = self.entrances.into();
         for listener in self.listeners {
             match listener.register() {
                 Ok(acceptor) => drop(tokio::task::spawn_local(accept(
                     acceptor,
-                    shard.clone(),
+                    service.clone(),
                     entrances.clone(),
                     self.phase.clone(),
                 ))),
@@ -103,35 +116,57 @@ impl Worker {
                 tokio::select! {
                     biased;
                     _ = self.phase.wait_for(|phase| *phase >= Phase::Drain) => break,
-                    Some((socket, peer, seat)) = self.clients.recv() => serve_client(&shard, socket, peer, seat),
+                    Some((socket, peer, seat)) = self.clients.recv() => service.serve(socket, peer, seat),
                 }
             }
-            shard.drain();
+            service.shard.drain();
             // Those still on their way are told that they came too late.
             self.clients.close();
             while let Some((socket, peer, seat)) = self.clients.recv().await {
-                serve_client(&shard, socket, peer, seat);
+                service.serve(socket, peer, seat);
             }
-            shard.drained().await;
+            service.shard.drained().await;
         };
         tokio::select! {
             () = work => {}
             // Closed when the server itself is gone.
             _ = stop.wait_for(|phase| *phase == Phase::Stop) => {}
         }
-        publish_now(&shard, &self.published);
+        service.publish(&self.published);
     }
 }
 
-fn serve_client(shard: &LocalShard, socket: Socket, peer: Peer, seat: Seat) {
-    match ClientStream::new(socket, seat) {
-        Ok(stream) => shard.serve(stream, peer),
-        Err(error) => tracing::warn!(%error, "cannot watch a client's socket; it is closed"),
+impl Service {
+    fn serve(&self, socket: Socket, peer: Peer, seat: Seat) {
+        let mut stream = match ClientStream::new(socket, seat) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch a client's socket; it is closed");
+                return;
+            }
+        };
+        if !self.demand_header {
+            self.shard.serve(stream, peer);
+            return;
+        }
+        let (shard, headers) = (self.shard.clone(), self.headers.clone());
+        drop(tokio::task::spawn_local(async move {
+            if let Some(client) = headers.receive(&mut stream, peer).await {
+                shard.serve(stream, client);
+            }
+        }));
+    }
+
+    fn publish(&self, published: &Published) {
+        let (proxy, pool) = self.shard.counters();
+        published.proxy.publish(&proxy);
+        published.pool.publish(&pool);
+        published.headers.publish(&self.headers.counters());
     }
 }
 
 /// Accepts until the drain, dealing out to all workers.
-async fn accept(acceptor: Acceptor, shard: LocalShard, entrances: Rc<[Entrance]>, mut phase: watch::Receiver<Phase>) {
+async fn accept(acceptor: Acceptor, service: Service, entrances: Rc<[Entrance]>, mut phase: watch::Receiver<Phase>) {
     let accepting = async {
         loop {
             let (socket, peer) = match acceptor.accept().await {
@@ -146,7 +181,7 @@ async fn accept(acceptor: Acceptor, shard: LocalShard, entrances: Rc<[Entrance]>
             };
             let seat = Seat::take(&entrance.open);
             if index == 0 {
-                serve_client(&shard, socket, peer, seat);
+                service.serve(socket, peer, seat);
             } else {
                 // A worker that has drained already lets the connection drop.
                 drop(entrance.clients.send((socket, peer, seat)));
@@ -171,17 +206,11 @@ async fn pause_after(error: &io::Error, acceptor: &Acceptor) {
 /// How far published counters may lag behind.
 const PUBLISH_EVERY: Duration = Duration::from_millis(250);
 
-async fn publish(shard: LocalShard, published: Arc<Published>) {
+async fn publish(service: Service, published: Arc<Published>) {
     loop {
-        publish_now(&shard, &published);
+        service.publish(&published);
         tokio::time::sleep(PUBLISH_EVERY).await;
     }
-}
-
-fn publish_now(shard: &LocalShard, published: &Published) {
-    let (proxy, pool) = shard.counters();
-    published.proxy.publish(&proxy);
-    published.pool.publish(&pool);
 }
 
 /// The world, as a shard sees it.

@@ -30,6 +30,7 @@ fn options(upstream: SocketAddr, workers: usize) -> ProxyOptions {
         upstream: format!("http://{upstream}").parse().unwrap(),
         workers: NonZeroUsize::new(workers).unwrap(),
         config: Config::default(),
+        accept_proxy_protocol: false,
     }
 }
 
@@ -95,4 +96,31 @@ async fn an_unreachable_upstream_is_a_502_and_not_an_end() {
     for _ in 0..2 {
         assert!(get(&mut client, "/").starts_with("HTTP/1.1 502 "));
     }
+}
+
+#[tokio::test]
+async fn with_the_proxy_protocol_a_connection_without_its_header_is_closed_and_counted() {
+    let options = ProxyOptions { accept_proxy_protocol: true, ..options(upstream(), 2) };
+    let server = ProxyServer::start(&options).unwrap();
+    let mut plain = connect(&server, 0);
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    // A reset is as good an end as any.
+    drop(plain.read_to_end(&mut answer));
+    assert_eq!(String::from_utf8(answer).unwrap(), "");
+
+    let mut clients: Vec<TcpStream> = (0..4).map(|n| connect(&server, n % 2)).collect();
+    for client in &mut clients {
+        let address = client.local_addr().unwrap();
+        client.write_all(&nitrotap_core::proxy_protocol::encode(address, address)).unwrap();
+        assert!(get(client, "/").ends_with("hi"));
+    }
+    let count = |name: &str| {
+        let values: Vec<_> = sum(server.published.iter().map(|p| &p.headers)).filter(|(d, _)| d.name == name).collect();
+        values.iter().map(|(_, value)| value).sum::<u64>()
+    };
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!((count("nitrotap_proxy_protocol_accepted"), count("nitrotap_proxy_protocol_refused")), (4, 1));
+    drop(clients);
+    assert_eq!(server.drain(Duration::from_secs(5)).await, 0);
 }
