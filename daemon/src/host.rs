@@ -2,5 +2,7 @@
 
 #[expect(dead_code, reason = "the command line comes next")]
 mod control;
+#[cfg_attr(not(test), expect(dead_code, reason = "the command line comes next"))]
+mod dns;
 #[expect(dead_code, reason = "the command line comes next")]
 mod engine;

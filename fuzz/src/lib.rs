@@ -12,7 +12,6 @@ mod replay;
 
 pub use dhcp_server::dhcp_server;
 pub use dns_front::dns_front;
-pub use gvproxy_decode::gvproxy_decode;
 pub use gvproxy_decode::{gvproxy_decode, qemu_decode};
 pub use ipv4_reassembly::ipv4_reassembly;
 pub use policy_rule::policy_rule;
