@@ -20,6 +20,9 @@ mod sys;
 use clap::Parser;
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: sys::alloc::Allocator = sys::alloc::Allocator;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     cli.run().unwrap_or_else(|error| errors::report(&error))

@@ -1,0 +1,121 @@
+//! Large allocations straight from the kernel, so that memory is taken only where it is touched.
+//!
+//! A TCP connection has two buffers of up to half a megabyte, and most connections use a page of each. Allocators keep a
+//! header in the first page of a large block, and hand out blocks that were used before and must be filled with zeroes:
+//! either would make an idle connection cost what a busy one does. Here a large block is a mapping of its own, untouched
+//! until it is used, and gone when it is freed. Everything else is left to the system's allocator.
+#![expect(unsafe_code, reason = "an allocator hands out raw memory")]
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    ptr,
+};
+
+/// Blocks from this size on are mapped. Smaller ones cost more by a system call than by their unused pages.
+const MAPPED: usize = 128 << 10;
+
+/// The largest alignment that a mapping has by itself, on every architecture.
+const PAGE: usize = 4096;
+
+/// See the module.
+pub(crate) struct Allocator;
+
+const fn is_mapped(size: usize, align: usize) -> bool {
+    size >= MAPPED && align <= PAGE
+}
+
+// SAFETY: a block comes either from the kernel or from `System`, decided by its size and alignment alone, which the
+// caller repeats when it gives it back; so each block goes back to where it came from. Mappings are at least as large and
+// as aligned as asked for, private and zeroed.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !is_mapped(layout.size(), layout.align()) {
+            // SAFETY: the caller's promise is passed on.
+            return unsafe { System.alloc(layout) };
+        }
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: without an address the kernel chooses one that is free.
+        match unsafe { mmap_anonymous(ptr::null_mut(), layout.size(), access, flags) } {
+            Ok(block) => {
+                // A huge page would be taken for the first byte. Kernels without huge pages refuse, and need not be told.
+                // SAFETY: the block was just mapped, and the advice changes no contents.
+                let _ = unsafe { madvise(block, layout.size(), Advice::LinuxNoHugepage) };
+                block.cast()
+            }
+            Err(_) => ptr::null_mut(),
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if is_mapped(layout.size(), layout.align()) {
+            // SAFETY: the caller's promise is passed on. A mapping is zeroed.
+            return unsafe { self.alloc(layout) };
+        }
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if is_mapped(layout.size(), layout.align()) {
+            // SAFETY: `alloc` mapped it with this size, and nobody uses it any more.
+            let _ = unsafe { munmap(block.cast(), layout.size()) };
+            return;
+        }
+        // SAFETY: `alloc` got it from there.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if !is_mapped(layout.size(), layout.align()) && !is_mapped(new_size, layout.align()) {
+            // SAFETY: it is `System`'s and stays there.
+            return unsafe { System.realloc(block, layout, new_size) };
+        }
+        // SAFETY: the caller promises that the new size is right for a layout of this alignment.
+        let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        // SAFETY: the new size is not zero, as the caller promises.
+        let new = unsafe { self.alloc(new_layout) };
+        if !new.is_null() {
+            // SAFETY: both blocks are at least that long and cannot overlap; then the old one goes where it came from.
+            unsafe {
+                ptr::copy_nonoverlapping(block, new, layout.size().min(new_size));
+                self.dealloc(block, layout);
+            }
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The resident pages of this process.
+    fn resident() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_large_block_takes_memory_only_where_it_is_touched() {
+        let before = resident();
+        let mut blocks: Vec<Vec<u8>> = (0..64).map(|_| vec![0; 1 << 20]).collect();
+        // Other tests run beside this one; 64 MiB are 16384 pages.
+        assert!(resident() < before + 8192);
+        for block in &mut blocks {
+            block.fill(1);
+        }
+        assert!(resident() > before + 8192);
+        assert!(blocks.iter().all(|block| block.iter().all(|b| *b == 1)));
+    }
+
+    #[test]
+    fn blocks_grow_and_shrink_across_the_border() {
+        let mut bytes: Vec<u8> = Vec::new();
+        for n in 0..300_000_u32 {
+            bytes.push(n as u8);
+        }
+        bytes.truncate(1000);
+        bytes.shrink_to_fit();
+        bytes.reserve_exact(500_000);
+        assert!(bytes.iter().enumerate().all(|(n, b)| *b == n as u8));
+    }
+}
