@@ -1,0 +1,224 @@
+//! Datagrams: sessions of UDP and pings, questions about names, DHCP.
+
+use super::*;
+
+impl Gateway {
+    /// Opens a session towards a guest, for datagrams that the world begins; what the guest answers goes to `to`.
+    ///
+    /// # Errors
+    /// [`OpenError`] if there is no such guest or no room.
+    pub fn open_session(&mut self, now: Instant, guest: SocketAddrV4, to: SocketAddr) -> Result<SessionId, OpenError> {
+        let address = *guest.ip();
+        if !self.is_guest(address) {
+            return Err(OpenError::NotAGuest(address));
+        }
+        let place = self.neighbours.find(address);
+        let tenant = place.and_then(|place| self.ports.get(place.port)).map_or(NOBODY, |port| port.tenant);
+        let key =
+            self.sessions.free_key(tenant, self.config.gateway, (address, guest.port())).ok_or(OpenError::Limit)?;
+        let place = place.map(|place| (place.port, place.mac));
+        self.sessions.open(now, &mut self.tenants, &mut self.out, key, to, place).map_err(|refusal| {
+            self.counters.refuse(refusal);
+            OpenError::Limit
+        })
+    }
+
+    /// Ends a session that the driver cannot serve.
+    pub fn close_session(&mut self, session: SessionId) {
+        self.sessions.close(&mut self.tenants, &mut self.out, session);
+    }
+
+    /// A datagram has arrived for a session: UDP payload, or an ICMP echo reply from its type on.
+    pub fn handle_datagram(&mut self, now: Instant, session: SessionId, payload: &[u8]) {
+        let Some(found) = self.sessions.heard(now, session) else { return };
+        let (key, place) = (found.key, found.place);
+        let place = place.filter(|(port, _)| self.ports.get(*port).is_some());
+        let place = place.or_else(|| self.neighbours.find(key.guest.0).map(|found| (found.port, found.mac)));
+        let Some((port, mac)) = place else {
+            match self.neighbours.wait(now, key.guest.0, Waiter::Datagram(session, payload.to_vec())) {
+                Ok(true) => self.ask(key.guest.0),
+                Ok(false) => {}
+                Err(_) => self.counters.link_full += 1,
+            }
+            return;
+        };
+        self.counters.datagrams_out += 1;
+        match key.kind {
+            Kind::Udp => self.send_udp((port, mac), key.remote, key.guest, payload),
+            Kind::Ping => {
+                let mut message = payload.to_vec();
+                if message.len() < ICMP {
+                    self.counters.malformed += 1;
+                    return;
+                }
+                message[0] = 0;
+                message[4..6].copy_from_slice(&key.guest.1.to_be_bytes());
+                wire::icmp(&mut message);
+                self.send_ip((port, mac), key.remote.0, key.guest.0, wire::PROTO_ICMP, &message);
+            }
+        }
+    }
+
+    /// The world refuses a session's datagrams.
+    pub fn session_failed(&mut self, session: SessionId, error: SessionError) {
+        let Some(found) = self.sessions.get(session) else { return };
+        let (key, Some((port, mac))) = (found.key, found.place) else { return };
+        // The datagram is gone; what an error quotes of it is its addresses (RFC 792), which say whose it was.
+        let mut quoted = [0; IPV4 + UDP];
+        match key.kind {
+            Kind::Udp => wire::udp(&mut quoted[IPV4..], key.guest, key.remote),
+            Kind::Ping => {
+                quoted[IPV4] = 8;
+                quoted[IPV4 + 4..IPV4 + 6].copy_from_slice(&key.guest.1.to_be_bytes());
+            }
+        }
+        let protocol = if key.kind == Kind::Udp { wire::PROTO_UDP } else { wire::PROTO_ICMP };
+        wire::ipv4(&mut quoted, key.guest.0, key.remote.0, protocol);
+        let (from, why) = match error {
+            SessionError::Refused => (key.remote.0, Unreachable::Port),
+            SessionError::HostUnreachable => (self.config.gateway, Unreachable::Host),
+            SessionError::NetworkUnreachable => (self.config.gateway, Unreachable::Network),
+            SessionError::Prohibited => (self.config.gateway, Unreachable::Prohibited),
+            SessionError::TooLong(mtu) => (self.config.gateway, Unreachable::FragmentationNeeded(mtu)),
+        };
+        self.send_error((port, mac), from, key.guest.0, &quoted, why);
+    }
+
+    /// The answer to a question of [`Handled::Dns`].
+    pub fn handle_dns_answer(&mut self, client: u64, answer: &[u8]) {
+        let found = self.dns_clients.get((client % DNS_CLIENTS as u64) as usize).filter(|c| c.number == client);
+        if let Some(&DnsClient { port, mac, address, .. }) = found {
+            self.send_udp((port, mac), (self.config.gateway, 53), address, answer);
+        }
+    }
+
+    pub(super) fn handle_udp<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ipv4<'p>) -> Handled<'p> {
+        let payload = ip.payload;
+        let (Some(head), Some(tenant)) = (payload.first_chunk::<UDP>(), self.ports.get(from.0).map(|port| port.tenant))
+        else {
+            self.counters.malformed += 1;
+            return Handled::Done;
+        };
+        let (source, destination) = (wire::be16(head, 0), wire::be16(head, 2));
+        let len = usize::from(wire::be16(head, 4));
+        let Some(data) = payload.get(UDP..len).filter(|_| destination != 0) else {
+            self.counters.malformed += 1;
+            return Handled::Done;
+        };
+        if destination == 67 && (ip.destination == self.config.gateway || ip.destination.is_broadcast()) {
+            self.handle_dhcp(now, from, data);
+            return Handled::Done;
+        }
+        if ip.source.is_unspecified() {
+            self.counters.spoofed += 1;
+            return Handled::Done;
+        }
+        if ip.destination == self.config.gateway && destination == 53 {
+            let client = self.dns_client(from, (ip.source, source));
+            self.counters.dns_queries += 1;
+            return Handled::Dns { client, query: Cow::Borrowed(data) };
+        }
+        let key =
+            SessionKey { tenant, kind: Kind::Udp, guest: (ip.source, source), remote: (ip.destination, destination) };
+        let Some((session, to)) = self.session(now, from, key, Proto::Udp, ip) else { return Handled::Done };
+        Handled::Datagram { session, kind: Kind::Udp, to, payload: Cow::Borrowed(data) }
+    }
+
+    pub(super) fn handle_icmp<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ipv4<'p>) -> Handled<'p> {
+        let payload = ip.payload;
+        // Unlike TCP's and UDP's, gvproxy verifies this checksum too.
+        if payload.len() < ICMP || !crate::offload::checksum::is_valid(crate::offload::checksum::add(0, payload)) {
+            self.counters.malformed += 1;
+            return Handled::Done;
+        }
+        if payload[..2] != [8, 0] {
+            self.counters.unsupported += 1;
+            return Handled::Done;
+        }
+        if ip.destination == self.config.gateway || ip.destination == self.config.host {
+            let mut reply = payload.to_vec();
+            reply[0] = 0;
+            wire::icmp(&mut reply);
+            self.send_ip(from, ip.destination, ip.source, wire::PROTO_ICMP, &reply);
+            return Handled::Done;
+        }
+        let Some(tenant) = self.ports.get(from.0).map(|port| port.tenant) else { return Handled::Done };
+        let identifier = wire::be16(payload, 4);
+        let key = SessionKey { tenant, kind: Kind::Ping, guest: (ip.source, identifier), remote: (ip.destination, 0) };
+        let Some((session, to)) = self.session(now, from, key, Proto::Icmp, ip) else { return Handled::Done };
+        Handled::Datagram { session, kind: Kind::Ping, to, payload: Cow::Borrowed(payload) }
+    }
+
+    /// The session of a guest's datagram, an old one or a new one.
+    pub(super) fn session(
+        &mut self,
+        now: Instant,
+        from: (PortId, [u8; 6]),
+        key: SessionKey,
+        proto: Proto,
+        ip: &Ipv4<'_>,
+    ) -> Option<(SessionId, SocketAddr)> {
+        let known = self.sessions.find(now, &key, from);
+        let session = match known {
+            Some(session) => session,
+            None => {
+                let to = match self.target(now, proto, key.remote.0, key.remote.1) {
+                    Ok(Target::Address(to)) => to,
+                    Ok(Target::Dns | Target::Services) | Err(NoTarget::Nobody) => {
+                        // Broadcast and multicast get no errors (RFC 1122 section 3.2.2).
+                        if self.config.subnet.contains(&key.remote.0) && key.remote.0 != self.config.subnet.broadcast()
+                        {
+                            self.send_error(from, key.remote.0, ip.source, ip.packet, Unreachable::Port);
+                        }
+                        return None;
+                    }
+                    Err(NoTarget::Denied) => {
+                        if !key.remote.0.is_multicast() && !key.remote.0.is_broadcast() {
+                            self.send_error(from, self.config.gateway, ip.source, ip.packet, Unreachable::Prohibited);
+                        }
+                        return None;
+                    }
+                };
+                self.found(from, ip.source);
+                match self.sessions.open(now, &mut self.tenants, &mut self.out, key, to, Some(from)) {
+                    Ok(session) => session,
+                    Err(refusal) => {
+                        self.counters.refuse(refusal);
+                        return None;
+                    }
+                }
+            }
+        };
+        let to = self.sessions.get(session)?.to;
+        let mtu = self.config.world_mtu;
+        if ip.dont_fragment && ip.packet.len() > mtu.into() && !to.ip().is_loopback() {
+            self.send_error(from, self.config.gateway, ip.source, ip.packet, Unreachable::FragmentationNeeded(mtu));
+            return None;
+        }
+        self.counters.datagrams_in += 1;
+        Some((session, to))
+    }
+
+    pub(super) fn handle_dhcp(&mut self, now: Instant, (port, mac): (PortId, [u8; 6]), data: &[u8]) {
+        // What is dropped is counted there.
+        let Ok(Some(reply)) = self.dhcp.handle(now, data) else { return };
+        // Only the link that asked: an answer to all would tell other enclaves, which may well use the same number.
+        let to = if reply.broadcast { BROADCAST } else { reply.mac };
+        if !reply.broadcast && reply.mac == mac {
+            self.found((port, mac), reply.yiaddr);
+        }
+        self.send_udp((port, to), (self.config.gateway, 67), (reply.to, 68), &reply.payload);
+    }
+
+    pub(super) fn dns_client(&mut self, (port, mac): (PortId, [u8; 6]), address: (Ipv4Addr, u16)) -> u64 {
+        let number = self.dns_number;
+        self.dns_number += 1;
+        let client = DnsClient { number, port, mac, address };
+        let index = (number % DNS_CLIENTS as u64) as usize;
+        match self.dns_clients.get_mut(index) {
+            Some(place) => *place = client,
+            None => self.dns_clients.push(client),
+        }
+        number
+    }
+}

@@ -1,0 +1,209 @@
+//! What enclaves send: switched, answered, or handed to its protocol.
+
+use super::*;
+
+impl Gateway {
+    pub(super) fn is_guest(&self, address: Ipv4Addr) -> bool {
+        let Config { subnet, gateway, host, .. } = &self.config;
+        subnet.contains(&address)
+            && address != *gateway
+            && address != *host
+            && address != subnet.network()
+            && address != subnet.broadcast()
+    }
+
+    pub(super) fn flood(&mut self, from: PortId, frame: &[u8]) {
+        if !self.config.switching {
+            return;
+        }
+        let others: Vec<PortId> = self.ports.iter().map(|(id, _)| id).filter(|id| *id != from).collect();
+        for id in others {
+            self.pass_on(id, frame);
+        }
+    }
+
+    pub(super) fn forward(&mut self, now: Instant, from: PortId, destination: [u8; 6], frame: &[u8]) {
+        match self.switch.find(now, destination) {
+            Some(to) if to != from && self.config.switching => self.pass_on(to, frame),
+            // Two stations behind one link are that link's affair.
+            Some(_) | None => self.counters.unknown_destination += 1,
+        }
+    }
+
+    pub(super) fn pass_on(&mut self, to: PortId, frame: &[u8]) {
+        match self.ports.slot(to, frame.len()) {
+            Some(slot) => {
+                slot.copy_from_slice(frame);
+                self.counters.switched += 1;
+            }
+            None => self.counters.link_full += 1,
+        }
+    }
+
+    pub(super) fn handle_local<'f>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        mac: [u8; 6],
+        frame: &'f [u8],
+    ) -> Handled<'f> {
+        let payload = &frame[ETHERNET..];
+        match [frame[12], frame[13]] {
+            wire::ETHERTYPE_IPV4 => return self.handle_ipv4(now, (port, mac), payload),
+            wire::ETHERTYPE_ARP => self.handle_arp((port, mac), payload),
+            _ => self.counters.unsupported += 1,
+        }
+        Handled::Done
+    }
+
+    pub(super) fn handle_arp(&mut self, (port, mac): (PortId, [u8; 6]), payload: &[u8]) {
+        let Some(ArpRepr::EthernetIpv4 {
+            operation,
+            source_hardware_addr: EthernetAddress(sender),
+            source_protocol_addr: address,
+            target_protocol_addr: target,
+            ..
+        }) = ArpPacket::new_checked(payload).ok().and_then(|packet| ArpRepr::parse(&packet).ok())
+        else {
+            self.counters.malformed += 1;
+            return;
+        };
+        // A sender that speaks for another station, or for an address that is not a guest's, is not believed. A probe has
+        // no address yet (RFC 5227).
+        if sender != mac || !(address.is_unspecified() || self.is_guest(address)) {
+            self.counters.spoofed += 1;
+            return;
+        }
+        if !address.is_unspecified() {
+            self.found((port, mac), address);
+        }
+        // As gvproxy: nobody but the gateway answers for its addresses, and it answers for no others.
+        if operation == ArpOperation::Request && (target == self.config.gateway || target == self.config.host) {
+            self.send_arp(Some((port, mac)), ArpOperation::Reply, target, mac, address);
+        }
+    }
+
+    /// A guest is where it says.
+    pub(super) fn found(&mut self, (port, mac): (PortId, [u8; 6]), address: Ipv4Addr) {
+        let Ok(waiters) = self.neighbours.learn(&self.ports, address, Neighbour { port, mac }) else {
+            self.counters.spoofed += 1;
+            return;
+        };
+        let Some(tenant) = self.ports.get(port).map(|port| port.tenant) else { return };
+        for waiter in waiters {
+            match waiter {
+                Waiter::Flow(flow) => {
+                    let Self { tcp, ports, tenants, out, counters, .. } = self;
+                    tcp.resolved(&mut Context { ports, tenants, out, counters }, flow, Some((port, mac, tenant)));
+                }
+                Waiter::Datagram(session, payload) => {
+                    if let Some(key) = self.sessions.get(session).map(|session| session.key) {
+                        self.counters.datagrams_out += 1;
+                        self.send_udp((port, mac), key.remote, key.guest, &payload);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_ipv4<'f>(&mut self, now: Instant, from: (PortId, [u8; 6]), bytes: &'f [u8]) -> Handled<'f> {
+        let Some(ip) = Ipv4::parse(bytes) else {
+            self.counters.malformed += 1;
+            return Handled::Done;
+        };
+        let asks_for_an_address = ip.source.is_unspecified() && ip.protocol == wire::PROTO_UDP;
+        if !self.is_guest(ip.source) && !asks_for_an_address {
+            self.counters.spoofed += 1;
+            return Handled::Done;
+        }
+        if !ip.fragment {
+            return self.handle_packet(now, from, &ip);
+        }
+        let Some(tenant) = self.ports.get(from.0).map(|port| port.tenant) else { return Handled::Done };
+        let Some(whole) = self.reassembler.handle(now, tenant, ip.packet) else { return Handled::Done };
+        let Some(ip) = Ipv4::parse(&whole) else { return Handled::Done };
+        match self.handle_packet(now, from, &ip) {
+            Handled::Done => Handled::Done,
+            Handled::Datagram { session, kind, to, payload } => {
+                Handled::Datagram { session, kind, to, payload: Cow::Owned(payload.into_owned()) }
+            }
+            Handled::Dns { client, query } => Handled::Dns { client, query: Cow::Owned(query.into_owned()) },
+        }
+    }
+
+    pub(super) fn handle_packet<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ipv4<'p>) -> Handled<'p> {
+        match ip.protocol {
+            wire::PROTO_TCP => self.handle_tcp(now, from, ip),
+            wire::PROTO_UDP => return self.handle_udp(now, from, ip),
+            wire::PROTO_ICMP => return self.handle_icmp(now, from, ip),
+            _ => self.counters.unsupported += 1,
+        }
+        Handled::Done
+    }
+
+    pub(super) fn handle_tcp(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ipv4<'_>) {
+        let Some(segment) = Segment::parse(ip.payload) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let Some(tenant) = self.ports.get(from.0).map(|port| port.tenant) else { return };
+        let key = FlowKey {
+            tenant,
+            guest: (ip.source, segment.source_port),
+            remote: (ip.destination, segment.destination_port),
+        };
+        let found = self.tcp.find(&key);
+        let Self { tcp, ports, tenants, out, counters, .. } = self;
+        let ctx = &mut Context { ports, tenants, out, counters };
+        if let Some(flow) = found
+            && tcp.handle_segment(now, ctx, from, flow, &segment, ip.packet)
+        {
+            return;
+        }
+        if segment.flags & (SYN | ACK | RST) != SYN {
+            return tcp.stray(now, ctx, from, &key, &segment);
+        }
+        match self.target(now, Proto::Tcp, ip.destination, segment.destination_port) {
+            Ok(target) => {
+                self.found(from, ip.source);
+                let Self { tcp, ports, tenants, out, counters, .. } = self;
+                tcp.hold(now, &mut Context { ports, tenants, out, counters }, from, key, target, ip.packet);
+            }
+            Err(NoTarget::Nobody | NoTarget::Denied) => {
+                let Self { tcp, ports, tenants, out, counters, .. } = self;
+                tcp.reset_stray(&mut Context { ports, tenants, out, counters }, from, &key, &segment);
+            }
+        }
+    }
+
+    /// Where something to this address really leads.
+    pub(super) fn target(
+        &mut self,
+        now: Instant,
+        proto: Proto,
+        address: Ipv4Addr,
+        port: u16,
+    ) -> Result<Target, NoTarget> {
+        if address == self.config.gateway {
+            return match (proto, port) {
+                (Proto::Tcp, 53) => Ok(Target::Dns),
+                (Proto::Tcp, 80) if self.config.guest_services => Ok(Target::Services),
+                _ => Err(NoTarget::Nobody),
+            };
+        }
+        let (verdict, real) = if address == self.config.host {
+            (self.policy.verdict_host_loopback(proto, port), IpAddr::V4(Ipv4Addr::LOCALHOST))
+        } else if let Some(real) = self.config.nat.get(&address) {
+            (Verdict::Allow, *real)
+        } else if self.config.subnet.contains(&address) {
+            return Err(NoTarget::Nobody);
+        } else {
+            (self.policy.verdict(now, proto, address.into(), port), address.into())
+        };
+        self.verdicts.count(verdict);
+        match verdict {
+            Verdict::Allow => Ok(Target::Address((real, port).into())),
+            Verdict::Deny(_) => Err(NoTarget::Denied),
+        }
+    }
+}

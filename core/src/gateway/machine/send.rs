@@ -1,0 +1,126 @@
+//! Packets of the gateway's own: ARP, UDP, ICMP, in fragments if need be.
+
+use super::*;
+
+impl Gateway {
+    /// Asks all links for a guest.
+    pub(super) fn ask(&mut self, address: Ipv4Addr) {
+        self.send_arp(None, ArpOperation::Request, self.config.gateway, [0; 6], address);
+    }
+
+    pub(super) fn send_arp(
+        &mut self,
+        to: Option<(PortId, [u8; 6])>,
+        operation: ArpOperation,
+        source: Ipv4Addr,
+        target_mac: [u8; 6],
+        target: Ipv4Addr,
+    ) {
+        let repr = ArpRepr::EthernetIpv4 {
+            operation,
+            source_hardware_addr: EthernetAddress(self.config.gateway_mac),
+            source_protocol_addr: source,
+            target_hardware_addr: EthernetAddress(target_mac),
+            target_protocol_addr: target,
+        };
+        let ports = match to {
+            Some((port, _)) => vec![port],
+            None => self.ports.iter().map(|(id, _)| id).collect(),
+        };
+        let destination = to.map_or(BROADCAST, |(_, mac)| mac);
+        for port in ports {
+            match self.ports.slot(port, ETHERNET + repr.buffer_len()) {
+                Some(slot) => {
+                    wire::ethernet(slot, destination, self.config.gateway_mac, wire::ETHERTYPE_ARP);
+                    repr.emit(&mut ArpPacket::new_unchecked(&mut slot[ETHERNET..]));
+                }
+                None => self.counters.link_full += 1,
+            }
+        }
+    }
+
+    pub(super) fn send_udp(
+        &mut self,
+        (port, mac): (PortId, [u8; 6]),
+        source: (Ipv4Addr, u16),
+        destination: (Ipv4Addr, u16),
+        payload: &[u8],
+    ) {
+        let len = IPV4 + UDP + payload.len();
+        if len > self.config.mtu.into() {
+            if len > usize::from(u16::MAX) {
+                self.counters.malformed += 1;
+                return;
+            }
+            let mut datagram = vec![0; UDP + payload.len()];
+            datagram[UDP..].copy_from_slice(payload);
+            wire::udp(&mut datagram, source, destination);
+            return self.send_ip((port, mac), source.0, destination.0, wire::PROTO_UDP, &datagram);
+        }
+        let Some(slot) = self.ports.slot(port, ETHERNET + len) else {
+            self.counters.link_full += 1;
+            return;
+        };
+        wire::ethernet(slot, mac, self.config.gateway_mac, wire::ETHERTYPE_IPV4);
+        let packet = &mut slot[ETHERNET..];
+        packet[IPV4 + UDP..].copy_from_slice(payload);
+        wire::udp(&mut packet[IPV4..], source, destination);
+        wire::ipv4(packet, source.0, destination.0, wire::PROTO_UDP);
+    }
+
+    /// Sends a payload of one protocol, in fragments if need be.
+    pub(super) fn send_ip(
+        &mut self,
+        (port, mac): (PortId, [u8; 6]),
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        protocol: u8,
+        payload: &[u8],
+    ) {
+        if IPV4 + payload.len() <= self.config.mtu.into() {
+            let Some(slot) = self.ports.slot(port, ETHERNET + IPV4 + payload.len()) else {
+                self.counters.link_full += 1;
+                return;
+            };
+            wire::ethernet(slot, mac, self.config.gateway_mac, wire::ETHERTYPE_IPV4);
+            let packet = &mut slot[ETHERNET..];
+            packet[IPV4..].copy_from_slice(payload);
+            wire::ipv4(packet, source, destination, protocol);
+            return;
+        }
+        self.identification = self.identification.wrapping_add(1);
+        let header = fragments::Header {
+            src: source,
+            dst: destination,
+            protocol: IpProtocol::from(protocol),
+            ttl: 64,
+            ident: self.identification,
+        };
+        let Ok(fragments) = fragments::fragment(header, payload, self.config.mtu) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        for fragment in fragments {
+            let Some(slot) = self.ports.slot(port, ETHERNET + IPV4 + fragment.payload.len()) else {
+                self.counters.link_full += 1;
+                return;
+            };
+            wire::ethernet(slot, mac, self.config.gateway_mac, wire::ETHERTYPE_IPV4);
+            slot[ETHERNET..ETHERNET + IPV4].copy_from_slice(&fragment.header);
+            slot[ETHERNET + IPV4..].copy_from_slice(fragment.payload);
+        }
+    }
+
+    pub(super) fn send_error(
+        &mut self,
+        to: (PortId, [u8; 6]),
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        about: &[u8],
+        why: Unreachable,
+    ) {
+        self.counters.icmp_errors_out += 1;
+        let message = wire::unreachable(about, why);
+        self.send_ip(to, source, destination, wire::PROTO_ICMP, &message);
+    }
+}

@@ -1,0 +1,140 @@
+//! How connections begin: held until the world has answered, or sent to a guest once it is found.
+
+use super::*;
+
+impl Tcp {
+    /// A SYN of a connection that is not there: it is held until the world has answered.
+    pub(in super::super) fn hold(
+        &mut self,
+        now: Instant,
+        ctx: &mut Context<'_>,
+        (port, mac): (PortId, [u8; 6]),
+        key: FlowKey,
+        target: Target,
+        packet: &[u8],
+    ) {
+        if self.flows.len() >= self.config.max_flows {
+            return ctx.counters.refuse(Refusal::Flows);
+        }
+        if let Err(refusal) = ctx.tenants.open(now, key.tenant) {
+            return ctx.counters.refuse(refusal);
+        }
+        self.time_wait.remove(&key);
+        let id = self.insert(Entry {
+            port: Some(port),
+            mac,
+            half_open: true,
+            deadline: Some(now + OPENING),
+            ..Entry::new(key, Phase::Held(packet.into()))
+        });
+        self.reschedule(now, id);
+        ctx.out.push_back(Output::Dial {
+            flow: FlowId(id),
+            target,
+            guest: SocketAddrV4::new(key.guest.0, key.guest.1),
+        });
+    }
+
+    /// Opens a connection to a guest; it waits for [`Tcp::resolved`] if `place` is not known.
+    pub(in super::super) fn connect(
+        &mut self,
+        now: Instant,
+        ctx: &mut Context<'_>,
+        tenant: u32,
+        from: Ipv4Addr,
+        guest: (Ipv4Addr, u16),
+        place: Option<(PortId, [u8; 6])>,
+    ) -> Option<FlowId> {
+        let key = self.free_key(tenant, from, guest)?;
+        let Some(buffer) = self.budget.take() else {
+            ctx.counters.refuse(Refusal::Memory);
+            return None;
+        };
+        if let Err(refusal) = ctx.tenants.open(now, tenant) {
+            self.budget.give_back(buffer);
+            ctx.counters.refuse(refusal);
+            return None;
+        }
+        let flow = Box::new(Flow::connect(now, key.remote, guest, buffer, self.config.mtu, self.rng.u64(..)));
+        let (port, mac) = place.map_or((None, [0; 6]), |(port, mac)| (Some(port), mac));
+        let phase = if place.is_some() { Phase::Open(flow) } else { Phase::Resolving(flow) };
+        let entry = Entry { port, mac, half_open: true, deadline: Some(now + HANDSHAKE), ..Entry::new(key, phase) };
+        let id = self.insert(entry);
+        self.reschedule(now, id);
+        self.mark(id);
+        Some(FlowId(id))
+    }
+
+    /// The guest of a connection is found, or not.
+    pub(in super::super) fn resolved(
+        &mut self,
+        ctx: &mut Context<'_>,
+        FlowId(id): FlowId,
+        place: Option<(PortId, [u8; 6], u32)>,
+    ) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let Some((port, mac, tenant)) = place else { return self.remove(ctx, id, Closed::Unreachable) };
+        if entry.key.tenant != tenant {
+            let old = entry.key;
+            entry.key.tenant = tenant;
+            self.by_key.remove(&old);
+            self.by_key.insert(entry.key, id);
+            ctx.tenants.move_flow(old.tenant, tenant);
+        }
+        entry.port = Some(port);
+        entry.mac = mac;
+        let phase = std::mem::replace(&mut entry.phase, Phase::Held(Box::default()));
+        entry.phase = match phase {
+            Phase::Resolving(flow) => Phase::Open(flow),
+            other @ (Phase::Held(_) | Phase::Open(_)) => other,
+        };
+        self.mark(id);
+    }
+
+    /// The world has answered: so may we.
+    pub(in super::super) fn admit(&mut self, now: Instant, ctx: &mut Context<'_>, FlowId(id): FlowId) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let Phase::Held(packet) = &mut entry.phase else { return };
+        let Some(buffer) = self.budget.take() else {
+            ctx.counters.refuse(Refusal::Memory);
+            return self.refuse(ctx, FlowId(id), Refused::Reset);
+        };
+        let packet = std::mem::take(packet);
+        let mut flow = Box::new(Flow::listen(now, entry.key.remote, buffer, self.config.mtu, self.rng.u64(..)));
+        let place = Place { port: entry.port, mac: entry.mac };
+        with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| flow.receive(now, &packet, emit));
+        entry.phase = Phase::Open(flow);
+        entry.state = State::Listen;
+        entry.deadline = Some(now + HANDSHAKE);
+        self.reschedule(now, id);
+        self.mark(id);
+    }
+
+    /// The world does not want the connection, or cannot be reached.
+    pub(in super::super) fn refuse(&mut self, ctx: &mut Context<'_>, FlowId(id): FlowId, how: Refused) {
+        let Some(Entry { key, port: Some(port), mac, phase: Phase::Held(packet), .. }) =
+            self.flows.get(id).map(|e| &**e)
+        else {
+            return self.remove(ctx, id, Closed::Reset);
+        };
+        let (key, port, mac) = (*key, *port, *mac);
+        match how {
+            Refused::Reset => {
+                if let Some(segment) = packet.get(IPV4..).and_then(|_| parse_segment(packet)) {
+                    self.reset_stray(ctx, (port, mac), &key, &segment);
+                }
+            }
+            Refused::Unreachable(why) => {
+                let message = wire::unreachable(packet, why);
+                ctx.counters.icmp_errors_out += 1;
+                if let Some(slot) = ctx.ports.slot(port, ETHERNET + IPV4 + message.len()) {
+                    wire::ethernet(slot, mac, self.config.mac, wire::ETHERTYPE_IPV4);
+                    let packet = &mut slot[ETHERNET..];
+                    packet[IPV4..].copy_from_slice(&message);
+                    wire::ipv4(packet, key.remote.0, key.guest.0, wire::PROTO_ICMP);
+                }
+            }
+        }
+        self.remove(ctx, id, Closed::Reset);
+    }
+}

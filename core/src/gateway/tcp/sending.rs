@@ -1,0 +1,116 @@
+//! What becomes due: segments, deadlines, ends.
+
+use super::*;
+
+impl Tcp {
+    /// Sends what the inputs since the last call have made due.
+    pub(in super::super) fn flush(&mut self, now: Instant, ctx: &mut Context<'_>) {
+        while let Some(id) = self.dirty.pop_front() {
+            let Some(entry) = self.flows.get_mut(id) else { continue };
+            entry.dirty = false;
+            let Phase::Open(flow) = &mut entry.phase else { continue };
+            let place = Place { port: entry.port, mac: entry.mac };
+            let progress =
+                with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| flow.send(now, emit));
+            match progress {
+                Progress::Idle => self.settle(now, ctx, id),
+                Progress::More => self.mark(id),
+                Progress::Blocked => {
+                    if let Some(port) = entry.port
+                        && !entry.blocked
+                    {
+                        entry.blocked = true;
+                        ctx.ports.block(port, id);
+                    }
+                    self.settle(now, ctx, id);
+                }
+            }
+        }
+        self.time_wait.expire(now);
+    }
+
+    /// Connections that waited for room may go on.
+    pub(in super::super) fn unblock(&mut self, ids: Vec<Id>) {
+        for id in ids {
+            if let Some(entry) = self.flows.get_mut(id) {
+                entry.blocked = false;
+                self.mark(id);
+            }
+        }
+    }
+
+    pub(in super::super) fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<'_>) {
+        while let Some(id) = self.timers.expired(now) {
+            let Some(entry) = self.flows.get_mut(id) else { continue };
+            entry.scheduled = Scheduled::default();
+            if entry.deadline.is_some_and(|at| at <= now) {
+                ctx.counters.tcp_timeouts += 1;
+                match entry.phase {
+                    Phase::Held(_) => self.refuse(ctx, FlowId(id), Refused::Unreachable(Unreachable::Host)),
+                    Phase::Resolving(_) | Phase::Open(_) => self.abort(now, ctx, FlowId(id)),
+                }
+                continue;
+            }
+            match entry.phase {
+                Phase::Open(_) => self.mark(id),
+                Phase::Held(_) | Phase::Resolving(_) => self.reschedule(now, id),
+            }
+        }
+    }
+
+    /// Looks at what has become of a connection.
+    pub(super) fn settle(&mut self, now: Instant, ctx: &mut Context<'_>, id: Id) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let Phase::Open(flow) = &mut entry.phase else { return };
+        let (state, before) = (flow.socket().state(), entry.state);
+        entry.state = state;
+        if !entry.established && is_open(state) && state != State::Closed {
+            entry.established = true;
+            entry.half_open = false;
+            entry.deadline = None;
+            ctx.tenants.opened(entry.key.tenant);
+            ctx.counters.tcp_opened += 1;
+            if !entry.notified {
+                entry.notified = true;
+                ctx.out.push_back(Output::Flow(FlowId(id)));
+            }
+        }
+        let drained = flow.socket().recv_queue() == 0;
+        match state {
+            State::TimeWait if drained => {
+                let (sequence, acknowledgement) = flow.last;
+                // The last segment was an acknowledgement: it takes up no sequence number.
+                self.time_wait.insert(now, entry.key, Last { sequence, acknowledgement });
+                self.remove(ctx, id, Closed::Finished);
+            }
+            State::Closed if matches!(before, State::LastAck | State::Closing | State::TimeWait | State::Closed) => {
+                if drained {
+                    self.remove(ctx, id, Closed::Finished);
+                }
+            }
+            // smoltcp gave up: the peer did not answer.
+            State::Closed => self.remove(ctx, id, Closed::Reset),
+            State::Listen => self.remove(ctx, id, Closed::Reset),
+            State::SynSent
+            | State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => self.reschedule(now, id),
+        }
+    }
+
+    pub(super) fn reschedule(&mut self, now: Instant, id: Id) {
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let at = match &mut entry.phase {
+            Phase::Open(flow) if !entry.blocked => flow.poll_at(now),
+            Phase::Open(_) | Phase::Held(_) | Phase::Resolving(_) => None,
+        };
+        if let Some(at) = at.into_iter().chain(entry.deadline).min() {
+            self.timers.schedule(&mut entry.scheduled, id, at);
+        }
+    }
+}
