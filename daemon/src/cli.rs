@@ -1,6 +1,7 @@
 //! The command line: one subcommand per role, each in its own file.
 
 mod enclave;
+mod host;
 mod local;
 mod proxy;
 
@@ -23,6 +24,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 enum Role {
     Enclave(enclave::Args),
+    Host(Box<host::Args>),
     Proxy(proxy::Args),
     Local(local::Args),
     #[command(name = namespace::STAGE, hide = true)]
@@ -30,9 +32,18 @@ enum Role {
 }
 
 impl Cli {
+    /// The command line as clap knows it; gvproxy's flags are understood by `host`.
+    pub(crate) fn from_args() -> Result<Self, Error> {
+        Ok(Self::parse_from(host::rewrite(std::env::args_os())?))
+    }
+
     pub(crate) fn run(self) -> Result<ExitCode, Error> {
-        crate::logging::init(self.log_format);
+        // The gateway may log elsewhere, and sees to it itself.
+        if !matches!(self.role, Role::Host(_)) {
+            crate::logging::init(self.log_format);
+        }
         match self.role {
+            Role::Host(args) => host::run(*args, self.log_format),
             Role::Enclave(args) => enclave::run(args),
             Role::Proxy(args) => proxy::run(&args),
             Role::Local(args) => local::run(args),

@@ -89,7 +89,7 @@ impl FromStr for Endpoint {
 }
 
 /// Longest path of a unix socket: `sun_path` less its NUL (`linux/un.h`).
-const UNIX_PATH_MAX: usize = 107;
+pub(crate) const UNIX_PATH_MAX: usize = 107;
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

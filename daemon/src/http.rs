@@ -13,5 +13,5 @@ mod stream;
 mod worker;
 
 pub(crate) use flags::{ProxyFlags, Seconds};
-pub(crate) use listen::ListenAddr;
+pub(crate) use listen::{ListenAddr, bind_tcp, remedy};
 pub(crate) use server::{ProxyOptions, ProxyServer};

@@ -17,13 +17,11 @@ mod procfs;
 mod resolv;
 mod sys;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: sys::alloc::Allocator = sys::alloc::Allocator;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    cli.run().unwrap_or_else(|error| errors::report(&error))
+    cli::Cli::from_args().and_then(cli::Cli::run).unwrap_or_else(|error| errors::report(&error))
 }

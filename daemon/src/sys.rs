@@ -1,5 +1,6 @@
 //! The only home of `unsafe`: one system call per wrapper, owned types out.
 
+pub(crate) mod activation;
 pub(crate) mod alloc;
 pub(crate) mod process;
 pub(crate) mod readiness;

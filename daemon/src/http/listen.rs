@@ -58,7 +58,7 @@ impl Listener {
     /// Binds and listens. A vsock listener needs a tokio runtime around this call.
     pub(super) fn bind(address: ListenAddr) -> Result<Self, Error> {
         let bound = match address {
-            ListenAddr::Tcp(address) => bind_tcp(address),
+            ListenAddr::Tcp(address) => bind_tcp(address).map(|(fd, bound)| (fd, ListenAddr::Tcp(bound))),
             ListenAddr::Vsock { port } => {
                 VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port)).map(|l| (OwnedFd::from(l), address))
             }
@@ -112,7 +112,8 @@ const BACKLOG: i32 = 4096;
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 
-fn bind_tcp(address: SocketAddr) -> io::Result<(OwnedFd, ListenAddr)> {
+/// A listening TCP socket and its address, with the port that was given for port 0. A wildcard IPv6 address takes IPv4 too.
+pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -127,18 +128,22 @@ fn bind_tcp(address: SocketAddr) -> io::Result<(OwnedFd, ListenAddr)> {
     net::bind(&fd, &address)?;
     net::listen(&fd, BACKLOG)?;
     let bound = SocketAddr::try_from(net::getsockname(fd.as_fd())?)?;
-    Ok((fd, ListenAddr::Tcp(bound)))
+    Ok((fd, bound))
 }
 
 fn refused(address: ListenAddr, error: &io::Error) -> Error {
-    let remedy = match error.raw_os_error().map(Errno::from_raw_os_error) {
+    Error::runtime(format!("cannot listen on {address}: {error}; {}", remedy(error)))
+}
+
+/// What to do about an address that cannot be listened on.
+pub(crate) fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::ADDRINUSE) => "stop what listens there, or choose another port",
         Some(Errno::ACCESS | Errno::PERM) => "choose a port from 1024 on, or run with CAP_NET_BIND_SERVICE",
         Some(Errno::ADDRNOTAVAIL) => "no interface has this address; 0.0.0.0 means all of them",
         Some(Errno::AFNOSUPPORT | Errno::NODEV) => "this kernel has no such sockets; is the vsock module loaded?",
         Some(_) | None => "choose another address",
-    };
-    Error::runtime(format!("cannot listen on {address}: {error}; {remedy}"))
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,222 @@
+//! gvproxy's REST interface: forwards, DNS zones, leases, the switch's table, counters, tunnels.
+//!
+//! Owns: the connections of its clients. Driven by: hyper on tokio; asks the data thread through [`Handle`].
+//! Bounds: [`MAX_CONNECTIONS`], [`MAX_BODY`] bytes of a body, [`PATIENCE`] for a head and for a body.
+//!
+//! Bodies, types and status codes are those of gvproxy 0.8.1, but for these:
+//! - a forward that exists is `proxy already running for tcp on :443`, and a port that is no number
+//!   `strconv.ParseUint: …`, as in later versions;
+//! - what makes gvproxy end the connection without a word (a remote that is no IPv4 address, a tunnel to none) is 400;
+//! - JSON that cannot be read is 400 with the words of this parser, except where the type of a field is wrong;
+//! - `expose` for `unix` replaces a dead socket only, where gvproxy removes whatever file is there;
+//! - `/stats` has this gateway's counters; redirects for folders are 404.
+
+mod answer;
+mod dns;
+mod forwarder;
+mod json;
+mod tunnel;
+
+pub(crate) use dns::{Record, Zone, Zones};
+
+use super::{control::Handle, stream::HostStream};
+use answer::Answer;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::{
+    Method, Request, Response,
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    net::{IpAddr, SocketAddrV4},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+
+/// Clients at a time; one more waits.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Longest body of a request, in bytes.
+const MAX_BODY: usize = 1 << 20;
+
+/// Longest wait for a request on an open connection, and for the body of one: gvproxy's `ReadTimeout`.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which part of the interface a client sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Everything but `/connect`.
+    All,
+    /// Forwards only: what gvproxy shows to guests on port 80 of the gateway.
+    Guest,
+}
+
+/// The interface; clones share its limits.
+#[derive(Clone)]
+pub(crate) struct Services {
+    handle: Handle,
+    zones: Arc<dyn Zones>,
+    scope: Scope,
+    places: Arc<Semaphore>,
+}
+
+impl Services {
+    pub(crate) fn new(handle: Handle, zones: Arc<dyn Zones>, scope: Scope) -> Self {
+        Self { handle, zones, scope, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+    }
+
+    /// Waits until one more client could be served.
+    pub(crate) async fn room(&self) {
+        // The semaphore is never closed.
+        let _ = self.places.acquire().await;
+    }
+
+    /// Serves one client until it goes away, or its connection has become a tunnel. `peer` is what a remote without an
+    /// address means.
+    pub(crate) async fn serve(&self, stream: HostStream, peer: Option<IpAddr>) {
+        let Ok(_place) = self.places.acquire().await else { return };
+        let wanted: Arc<Mutex<Option<SocketAddrV4>>> = Arc::default();
+        let service = service_fn(|request: Request<Incoming>| {
+            let (services, wanted) = (self.clone(), Arc::clone(&wanted));
+            let answer = async move {
+                match services.answer(request, peer).await {
+                    Routed::Answer(answer) => Ok(answer.into_response()),
+                    Routed::Tunnel(to) => {
+                        *wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(to);
+                        Err(NoAnswer)
+                    }
+                }
+            };
+            Box::pin(answer) as Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, NoAnswer>> + Send>>
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).half_close(true);
+        let mut connection = http.serve_connection(TokioIo::new(stream), service);
+        let result = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+        let to = wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (result, to) {
+            (_, Some(to)) => {
+                let parts = connection.into_parts();
+                let mut stream = parts.io.into_inner();
+                stream.unread(&parts.read_buf);
+                tunnel::open(&self.handle, stream, to).await;
+            }
+            (Err(error), None) => tracing::debug!(%error, "client of the services lost"),
+            (Ok(()), None) => {}
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: Option<IpAddr>) -> Routed {
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        // No path takes a body but these, and a tunnel's bytes must not be taken for one.
+        let body = if let Some(Action::Post(_)) = route(self.scope, &path)
+            && method == Method::POST
+        {
+            match read_body(request.into_body()).await {
+                Ok(body) => body,
+                Err(answer) => return Routed::Answer(answer),
+            }
+        } else {
+            Bytes::new()
+        };
+        self.dispatch(&method, &path, &query, &body, peer).await
+    }
+
+    async fn dispatch(&self, method: &Method, path: &str, query: &str, body: &[u8], peer: Option<IpAddr>) -> Routed {
+        let handle = &self.handle;
+        Routed::Answer(match route(self.scope, path) {
+            None => Answer::not_found(),
+            Some(Action::Tunnel) => match tunnel::target(query) {
+                Ok(to) => return Routed::Tunnel(to),
+                Err(answer) => answer,
+            },
+            Some(Action::Post(_)) if method != Method::POST => Answer::bad_request("post only"),
+            Some(Action::Post(Post::Expose)) => forwarder::expose(handle, body, peer).await,
+            Some(Action::Post(Post::Unexpose)) => forwarder::unexpose(handle, body).await,
+            Some(Action::Post(Post::AddZone)) => dns::add(&*self.zones, body).await,
+            Some(Action::Forwards) => forwarder::all(handle).await,
+            Some(Action::Zones) => dns::all(&*self.zones).await,
+            Some(Action::Leases) => answer::of(handle.leases().await, |leases| {
+                json::object(leases.into_iter().map(|(ip, mac)| (ip.to_string(), json::mac(mac).into())))
+            }),
+            Some(Action::Cam) => answer::of(handle.cam().await, |cam| {
+                json::object(cam.into_iter().map(|(mac, link)| (json::mac(mac), link.into())))
+            }),
+            Some(Action::Stats) => answer::of(handle.stats().await, |stats| json::nested(&stats)),
+        })
+    }
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+/// What a request gets.
+#[derive(Debug)]
+enum Routed {
+    Answer(Answer),
+    /// No answer: the connection becomes a tunnel.
+    Tunnel(SocketAddrV4),
+}
+
+/// hyper ends a connection without a word if the service fails, and a tunnel begins without a word.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is a tunnel now")]
+struct NoAnswer;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Post(Post),
+    Forwards,
+    Zones,
+    Leases,
+    Cam,
+    Stats,
+    Tunnel,
+}
+
+/// Actions that change something and have a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Post {
+    Expose,
+    Unexpose,
+    AddZone,
+}
+
+fn route(scope: Scope, path: &str) -> Option<Action> {
+    Some(match (path, scope) {
+        ("/services/forwarder/all", _) => Action::Forwards,
+        ("/services/forwarder/expose", _) => Action::Post(Post::Expose),
+        ("/services/forwarder/unexpose", _) => Action::Post(Post::Unexpose),
+        (_, Scope::Guest) => return None,
+        ("/services/dns/all", Scope::All) => Action::Zones,
+        ("/services/dns/add", Scope::All) => Action::Post(Post::AddZone),
+        ("/services/dhcp/leases" | "/leases", Scope::All) => Action::Leases,
+        ("/cam", Scope::All) => Action::Cam,
+        ("/stats", Scope::All) => Action::Stats,
+        ("/tunnel", Scope::All) => Action::Tunnel,
+        _ => return None,
+    })
+}
+
+async fn read_body(body: Incoming) -> Result<Bytes, Answer> {
+    match tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Answer::too_large(MAX_BODY)),
+        Ok(Err(error)) => Err(Answer::bad_request(error)),
+        Err(_) => Err(Answer::timeout()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
