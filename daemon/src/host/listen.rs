@@ -18,7 +18,10 @@ use std::{
     io,
     net::IpAddr,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -226,6 +229,7 @@ async fn negotiate(stream: &mut HostStream, services: bool) -> io::Result<Next> 
             stream.unread(&bytes);
             return Ok(Next::Services);
         }
+        hint(&head.path);
         let close = head.body || request == MAX_REQUESTS;
         stream.write_all(http_head::not_found(close).as_bytes()).await?;
         if close {
@@ -234,6 +238,17 @@ async fn negotiate(stream: &mut HostStream, services: bool) -> io::Result<Next> 
         bytes.drain(..head.len);
     }
     Ok(Next::Close)
+}
+
+/// Who comes from gvproxy looks for the REST interface here. Said once: strangers must not fill the log.
+fn hint(path: &str) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if (path.starts_with("/services/") || path == "/tunnel") && !SAID.swap(true, Relaxed) {
+        tracing::warn!(
+            path,
+            "the REST interface is not on listeners for links; see --services and --services-on-listeners"
+        );
+    }
 }
 
 /// Reads until `bytes` begin with a whole head; `None` if the client went away without one.

@@ -23,8 +23,9 @@ use super::{control::Handle, stream::HostStream};
 use answer::Answer;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{
-    Method, Request, Response,
+    Method, Request, Response, Version,
     body::{Bytes, Incoming},
+    header::HOST,
     server::conn::http1,
     service::service_fn,
 };
@@ -96,7 +97,7 @@ impl Services {
             Box::pin(answer) as Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, NoAnswer>> + Send>>
         });
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).half_close(true);
+        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).half_close(true).title_case_headers(true);
         let mut connection = http.serve_connection(TokioIo::new(stream), service);
         let result = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
         let to = wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -113,6 +114,9 @@ impl Services {
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: Option<IpAddr>) -> Routed {
+        if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
+            return Routed::Answer(Answer::no_host());
+        }
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();

@@ -1,6 +1,6 @@
 //! Answers in the form of Go's `net/http`.
 
-use crate::host::control::Stopped;
+use crate::host::{control::Stopped, http_head::Refusal};
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
@@ -56,6 +56,11 @@ impl Answer {
 
     pub(super) fn not_found() -> Self {
         Self::error(StatusCode::NOT_FOUND, "404 page not found")
+    }
+
+    /// To HTTP/1.1 without a `Host`.
+    pub(super) fn no_host() -> Self {
+        Self { status: StatusCode::BAD_REQUEST, body: Refusal::NoHost.to_string() }
     }
 
     pub(super) fn too_large(limit: usize) -> Self {

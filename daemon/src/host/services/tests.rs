@@ -143,6 +143,16 @@ async fn the_rest_of_the_interface_is_gvproxys_too() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_host_is_none_but_in_http_1_0() {
+    let (services, _given) = services(Scope::All);
+    let answer = talk(&services, None, "GET /leases HTTP/1.1\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n400 Bad Request: missing required Host header"), "{answer}");
+    let answer = talk(&services, None, "GET /leases HTTP/1.0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+}
+
+#[tokio::test]
 async fn guests_see_forwards_and_nothing_else() {
     let (services, _given) = services(Scope::Guest);
     assert_eq!(ask(&services, "GET", "/services/forwarder/all", "").await.0, 200);
