@@ -6,9 +6,7 @@
 pub(crate) mod address;
 pub(crate) mod config;
 pub(crate) mod control;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired up next"))]
 mod dns;
-#[expect(dead_code, reason = "wired up next")]
 mod engine;
 #[cfg(test)]
 mod fake;
@@ -17,7 +15,10 @@ mod listen;
 mod pid_file;
 pub(crate) mod services;
 mod socket;
+mod start;
 mod stream;
+
+pub(crate) use start::start;
 
 use crate::{
     errors::Error,

@@ -28,6 +28,12 @@ impl TokenBucket {
         Self { rate, burst, level: burst as u128 * PARTS, at: Instant::ZERO }
     }
 
+    /// Tokens per second.
+    #[must_use]
+    pub const fn rate(&self) -> u64 {
+        self.rate
+    }
+
     /// Takes `n` tokens, or none of them and gives `false`. A time before the last one seen counts as that one.
     pub fn take(&mut self, now: Instant, n: u64) -> bool {
         self.fill(now);
@@ -45,6 +51,11 @@ impl TokenBucket {
         let whole = u64::try_from(self.level / PARTS).unwrap_or(u64::MAX).min(most);
         self.level -= u128::from(whole) * PARTS;
         whole
+    }
+
+    /// Gives back tokens that were taken and not used.
+    pub fn give_back(&mut self, n: u64) {
+        self.level = self.level.saturating_add(u128::from(n) * PARTS).min(u128::from(self.burst) * PARTS);
     }
 
     /// The earliest time at which [`TokenBucket::take`] of `n` succeeds, if nothing else is taken before; it may have

@@ -200,7 +200,7 @@ struct Limits {
     max_flows: NonZeroUsize,
 
     /// TCP connections of one enclave
-    #[arg(long, value_name = "N", default_value = "8192")]
+    #[arg(long, value_name = "N", default_value = "16384")]
     max_flows_per_enclave: NonZeroUsize,
 
     /// TCP connections that are still being opened
@@ -219,8 +219,9 @@ struct Limits {
     #[arg(long, value_name = "BYTES", value_parser = rate)]
     rate: Option<NonZeroU64>,
 
-    /// Bytes in the buffers of all TCP connections together; K, M and G are powers of 1024
-    #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = memory)]
+    /// Bytes in the buffers of all TCP connections together, at least 16K for each that --max-flows allows; K, M and G are
+    /// powers of 1024
+    #[arg(long, value_name = "BYTES", default_value = "512M", value_parser = memory)]
     memory: u64,
 }
 
@@ -241,9 +242,7 @@ pub(crate) fn run(args: Args, format: LogFormat) -> Result<ExitCode, Error> {
         .enable_all()
         .build()
         .map_err(|e| Error::runtime(format!("cannot start the async runtime: {e}")))?;
-    runtime.block_on(crate::host::run(config, activated, |_, _| {
-        Err::<crate::host::Engine, _>(Error::runtime("this build has no data plane"))
-    }))
+    runtime.block_on(crate::host::run(config, activated, crate::host::start))
 }
 
 fn link_url(text: &str) -> Result<ListenUrl, UrlError> {

@@ -122,12 +122,12 @@ impl Default for Limits {
         }
         Self {
             max_flows: at_most(16_384),
-            max_flows_per_enclave: at_most(8192),
+            max_flows_per_enclave: at_most(16_384),
             max_half_open: at_most(1024),
             max_udp_sessions: at_most(8192),
             connection_rate: None,
             flow_rate: None,
-            memory: 256 << 20,
+            memory: 512 << 20,
         }
     }
 }

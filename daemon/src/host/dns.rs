@@ -9,18 +9,13 @@
 
 mod files;
 mod hosts;
-mod json;
 mod resolvers;
 mod service;
 mod stream;
 mod upstream;
 
-#[expect(unused_imports, reason = "for the gateway, which is being built")]
-pub(crate) use json::{ZoneJson, ZoneJsonError};
-#[expect(unused_imports, reason = "for the gateway, which is being built")]
-pub(crate) use resolvers::{ResolvConf, search_domains};
-#[expect(unused_imports, reason = "for the gateway, which is being built")]
-pub(crate) use service::{DnsGone, DnsHandle, DnsService, Hooks, Settings};
+pub(crate) use resolvers::search_domains;
+pub(crate) use service::{DnsHandle, DnsService, Hooks, Settings};
 
 /// Queries that wait to be looked at.
 pub(crate) const QUEUE: usize = 256;

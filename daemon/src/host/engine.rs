@@ -19,7 +19,9 @@ mod session;
 
 pub(crate) use capture::CaptureConfig;
 
-use super::control::{Handle, Waiting};
+#[cfg(doc)]
+use super::control::Handle;
+use super::control::Waiting;
 use crate::{clock::Clock, drive::mailbox::Mailbox, errors::Error, metrics::Sources};
 use capture::Recorder;
 use counters::EngineCounters;
@@ -35,19 +37,20 @@ use nitrotap_core::{
 use poller::{News, Poller, Ready, Source};
 use session::SessionSocket;
 use std::{
-    collections::{BTreeMap, VecDeque},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     sync::Arc,
     thread,
 };
+use tokio::sync::oneshot;
 
 /// What the data thread hands to the control side.
 pub(crate) struct Hooks {
     /// A question for the name server, with the number its answer must bear; false if it cannot be taken.
     pub(crate) ask: Box<dyn FnMut(u64, Vec<u8>) -> bool + Send>,
-    /// A guest's connection to a service of the gateway, as a stream; false if nobody takes it.
-    pub(crate) serve: Box<dyn FnMut(Target, OwnedFd) -> bool + Send>,
+    /// A guest's connection to a service of the gateway, as a stream, and the guest; false if nobody takes it.
+    pub(crate) serve: Box<dyn FnMut(Target, OwnedFd, Ipv4Addr) -> bool + Send>,
 }
 
 /// What the data thread is told once.
@@ -55,64 +58,55 @@ pub(crate) struct EngineConfig {
     pub(crate) gateway: gateway::Config,
     pub(crate) hooks: Hooks,
     pub(crate) capture: Option<CaptureConfig>,
+    /// Bytes per second and direction that one connection may move.
+    pub(crate) flow_rate: Option<u64>,
 }
 
-/// A running data thread.
-pub(crate) struct Engine {
-    pub(crate) handle: Handle,
-    thread: thread::JoinHandle<()>,
-}
-
-impl Engine {
-    /// Starts the thread.
-    pub(crate) fn start(config: EngineConfig, sources: &Sources) -> Result<Self, Error> {
-        let cannot = |what: &str, error: &dyn std::fmt::Display| Error::runtime(format!("cannot {what}: {error}"));
-        let gateway =
-            Gateway::new(config.gateway).map_err(|e| Error::usage(format!("the virtual network cannot be: {e}")))?;
-        let mailbox = Mailbox::new().map_err(|e| cannot("make an event descriptor", &e))?;
-        let poller = Poller::new().map_err(|e| cannot("make an epoll descriptor", &e))?;
-        poller.watch(mailbox.wake(), Source::Mailbox).map_err(|e| cannot("watch an event descriptor", &e))?;
-        let clock = Clock::start();
-        let capture = config.capture.map(|config| Recorder::start(config, clock.epoch())).transpose()?;
-        let shared = Published::default();
-        shared.register(sources);
-        let worker = Worker {
-            gateway,
-            clock,
-            poller,
-            mailbox: mailbox.clone(),
-            hooks: config.hooks,
-            capture,
-            links: BTreeMap::new(),
-            flows: Vec::new(),
-            sessions: Vec::new(),
-            inbound: BTreeMap::new(),
-            forwards: Forwards::default(),
-            active: VecDeque::new(),
-            again: Vec::new(),
-            buffer: vec![0; BUFFER].into(),
-            counters: EngineCounters::default(),
-            shared,
-            stopped: false,
-        };
-        let thread = thread::Builder::new()
-            .name("nitrotap-gateway".to_owned())
-            .spawn(move || worker.run())
-            .map_err(|e| cannot("start a thread", &e))?;
-        Ok(Self { handle: Handle::new(mailbox), thread })
-    }
-
-    /// Whether the thread has ended, which it does by itself only after a failure that it has logged.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// Closes everything.
-    pub(crate) fn stop(self) {
-        self.handle.stop();
-        // Joining makes sure that all sockets are closed when this returns.
-        let _ = self.thread.join();
-    }
+/// Starts the data thread. The receiver is told when it has ended: without an error only after [`Handle::stop`].
+pub(crate) fn start(
+    config: EngineConfig,
+    clock: Clock,
+    mailbox: Mailbox<Waiting>,
+    sources: &Sources,
+) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+    let cannot = |what: &str, error: &dyn std::fmt::Display| Error::runtime(format!("cannot {what}: {error}"));
+    let gateway =
+        Gateway::new(config.gateway).map_err(|e| Error::usage(format!("the virtual network cannot be: {e}")))?;
+    let poller = Poller::new().map_err(|e| cannot("make an epoll descriptor", &e))?;
+    poller.watch(mailbox.wake(), Source::Mailbox).map_err(|e| cannot("watch an event descriptor", &e))?;
+    let capture = config.capture.map(|config| Recorder::start(config, clock.epoch())).transpose()?;
+    let shared = Published::default();
+    shared.register(sources);
+    let worker = Worker {
+        gateway,
+        clock,
+        poller,
+        mailbox,
+        hooks: config.hooks,
+        capture,
+        flow_rate: config.flow_rate,
+        links: BTreeMap::new(),
+        flows: Vec::new(),
+        sessions: Vec::new(),
+        inbound: BTreeMap::new(),
+        forwards: Forwards::default(),
+        active: VecDeque::new(),
+        again: Vec::new(),
+        throttled: BTreeSet::new(),
+        buffer: vec![0; BUFFER].into(),
+        counters: EngineCounters::default(),
+        shared,
+        stopped: false,
+    };
+    let (tell, ended) = oneshot::channel();
+    thread::Builder::new()
+        .name("nitrotap-gateway".to_owned())
+        .spawn(move || {
+            // Nobody may be listening any more.
+            let _ = tell.send(worker.run());
+        })
+        .map_err(|e| cannot("start a thread", &e))?;
+    Ok(ended)
 }
 
 /// Room for one message of a link, or one datagram.
@@ -150,6 +144,7 @@ struct Worker {
     mailbox: Mailbox<Waiting>,
     hooks: Hooks,
     capture: Option<Recorder>,
+    flow_rate: Option<u64>,
     links: BTreeMap<PortId, Link>,
     /// By [`FlowId::index`].
     flows: Vec<Option<FlowSocket>>,
@@ -162,6 +157,8 @@ struct Worker {
     active: VecDeque<FlowId>,
     /// What had more to do than its share, and is looked at again without waiting for the kernel.
     again: Vec<Source>,
+    /// Connections that have used up their rate, and when they may go on.
+    throttled: BTreeSet<(Instant, FlowId)>,
     buffer: Box<[u8]>,
     counters: EngineCounters,
     shared: Published,
@@ -169,20 +166,20 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self) {
+    fn run(mut self) -> Result<(), Error> {
         let mut news = News::new();
         while !self.stopped {
-            if let Err(error) = self.turn(&mut news) {
-                tracing::error!(%error, "the gateway cannot wait for its sockets any more");
-                return;
-            }
+            self.turn(&mut news)
+                .map_err(|e| Error::runtime(format!("the gateway cannot wait for its sockets any more: {e}")))?;
         }
+        Ok(())
     }
 
     fn turn(&mut self, news: &mut News) -> rustix::io::Result<()> {
         let now = self.clock.now();
         let timeout = if self.again.is_empty() {
-            self.gateway.poll_timeout().map(|at| at.since(now))
+            let throttled = self.throttled.first().map(|(at, _)| *at);
+            self.gateway.poll_timeout().into_iter().chain(throttled).min().map(|at| at.since(now))
         } else {
             Some(std::time::Duration::ZERO)
         };
@@ -201,6 +198,10 @@ impl Worker {
         }
         if self.gateway.poll_timeout().is_some_and(|at| at <= now) {
             self.gateway.handle_timeout(now);
+        }
+        while let Some((_, flow)) = self.throttled.first().copied().filter(|(at, _)| *at <= now) {
+            self.throttled.pop_first();
+            self.activate(flow);
         }
         self.settle(now);
         self.publish();

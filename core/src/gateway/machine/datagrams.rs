@@ -135,7 +135,7 @@ impl Gateway {
             self.counters.unsupported += 1;
             return Handled::Done;
         }
-        if ip.destination == self.config.gateway || ip.destination == self.config.host {
+        if self.is_own(ip.destination) {
             let mut reply = payload.to_vec();
             reply[0] = 0;
             wire::icmp(&mut reply);

@@ -4,12 +4,18 @@ use super::*;
 
 impl Gateway {
     pub(super) fn is_guest(&self, address: Ipv4Addr) -> bool {
-        let Config { subnet, gateway, host, .. } = &self.config;
+        let Config { subnet, gateway, host, virtual_ips, .. } = &self.config;
         subnet.contains(&address)
             && address != *gateway
             && address != *host
+            && !virtual_ips.contains(&address)
             && address != subnet.network()
             && address != subnet.broadcast()
+    }
+
+    /// Whether the gateway answers for an address.
+    pub(super) fn is_own(&self, address: Ipv4Addr) -> bool {
+        address == self.config.gateway || address == self.config.host || self.config.virtual_ips.contains(&address)
     }
 
     pub(super) fn flood(&mut self, from: PortId, frame: &[u8]) {
@@ -78,7 +84,7 @@ impl Gateway {
             self.found((port, mac), address);
         }
         // As gvproxy: nobody but the gateway answers for its addresses, and it answers for no others.
-        if operation == ArpOperation::Request && (target == self.config.gateway || target == self.config.host) {
+        if operation == ArpOperation::Request && self.is_own(target) {
             self.send_arp(Some((port, mac)), ArpOperation::Reply, target, mac, address);
         }
     }
@@ -191,10 +197,12 @@ impl Gateway {
                 _ => Err(NoTarget::Nobody),
             };
         }
-        let (verdict, real) = if address == self.config.host {
-            (self.policy.verdict_host_loopback(proto, port), IpAddr::V4(Ipv4Addr::LOCALHOST))
-        } else if let Some(real) = self.config.nat.get(&address) {
+        // Rules about the loopback hold for the host's address; a table that names it was meant to allow it.
+        let by_rules = address == self.config.host && self.config.policy.host_loopback;
+        let (verdict, real) = if let Some(real) = self.config.nat.get(&address).filter(|_| !by_rules) {
             (Verdict::Allow, *real)
+        } else if address == self.config.host {
+            (self.policy.verdict_host_loopback(proto, port), IpAddr::V4(Ipv4Addr::LOCALHOST))
         } else if self.config.subnet.contains(&address) {
             return Err(NoTarget::Nobody);
         } else {

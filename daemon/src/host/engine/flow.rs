@@ -2,7 +2,7 @@
 
 use super::{Source, Worker};
 use nitrotap_core::{
-    gateway::{Closed, DialError, FlowId, Target},
+    gateway::{Closed, DialError, FlowId, Target, limits::TokenBucket},
     time::Instant,
 };
 use rustix::{
@@ -13,7 +13,7 @@ use rustix::{
     },
 };
 use std::{
-    net::{SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -34,6 +34,8 @@ pub(super) struct FlowSocket {
     /// What the guest gets before anything that the socket gives.
     prologue: Vec<u8>,
     queued: bool,
+    /// What it may move out of the virtual network, and into it; `None` without a limit.
+    rates: Option<Box<[TokenBucket; 2]>>,
 }
 
 /// Bytes moved for one connection and direction before others get their turn.
@@ -44,7 +46,7 @@ impl Worker {
     pub(super) fn dial(&mut self, now: Instant, flow: FlowId, target: Target, guest: SocketAddrV4) {
         let dialed = match target {
             Target::Address(to) => self.dial_address(flow, to),
-            Target::Dns | Target::Services => self.dial_service(flow, target),
+            Target::Dns | Target::Services => self.dial_service(flow, target, *guest.ip()),
         };
         match dialed {
             Ok(connected) => {
@@ -75,11 +77,11 @@ impl Worker {
         Ok(connected)
     }
 
-    fn dial_service(&mut self, flow: FlowId, target: Target) -> io::Result<bool> {
+    fn dial_service(&mut self, flow: FlowId, target: Target, guest: Ipv4Addr) -> io::Result<bool> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .inspect_err(|_| self.counters.no_socket += 1)?;
-        if !(self.hooks.serve)(target, theirs) {
+        if !(self.hooks.serve)(target, theirs, guest) {
             return Err(Errno::CONNREFUSED);
         }
         self.poller.watch(&ours, Source::Flow(flow))?;
@@ -104,6 +106,11 @@ impl Worker {
             write_closed: false,
             prologue,
             queued: false,
+            rates: self.flow_rate.map(|rate| {
+                // A second's worth at once, and never less than a reading.
+                let bucket = TokenBucket::new(rate, rate.max(TURN as u64));
+                Box::new([bucket.clone(), bucket])
+            }),
         });
     }
 
@@ -188,10 +195,12 @@ impl Worker {
         let Some(status) = self.gateway.status(flow).filter(|status| status.established) else { return Ok(false) };
         let mut failed = None;
 
+        let may_give = allowance(now, &mut socket.rates, 0);
         let mut given = 0;
-        while socket.writable && given < TURN && !socket.write_closed {
+        while socket.writable && given < may_give && !socket.write_closed {
             let mut offered = 0;
             let n = self.gateway.read(flow, |bytes| {
+                let bytes = &bytes[..bytes.len().min(may_give - given)];
                 offered = bytes.len();
                 if bytes.is_empty() {
                     return 0;
@@ -232,12 +241,15 @@ impl Worker {
             });
             socket.prologue.drain(..n);
         }
+        let may_take = allowance(now, &mut socket.rates, 1);
         let mut taken = 0;
         let mut room = status.room;
-        while socket.readable && room > 0 && taken < TURN && !socket.read_closed && socket.prologue.is_empty() {
+        while socket.readable && room > 0 && taken < may_take && !socket.read_closed && socket.prologue.is_empty() {
             let mut end = false;
             let mut asked = 0;
             let n = self.gateway.write(flow, |space| {
+                let most = space.len().min(may_take - taken);
+                let space = &mut space[..most];
                 asked = space.len();
                 if space.is_empty() {
                     return 0;
@@ -276,6 +288,10 @@ impl Worker {
             }
             room = room.saturating_sub(n);
         }
+        if let Some(at) = settle(&mut socket.rates, [(may_give, given), (may_take, taken)]) {
+            self.throttled.insert((at, flow));
+            return Ok(false);
+        }
         Ok(given >= TURN || taken >= TURN)
     }
 
@@ -293,6 +309,26 @@ impl Worker {
     fn socket(&mut self, flow: FlowId) -> Option<&mut FlowSocket> {
         self.flows.get_mut(flow.index())?.as_mut().filter(|socket| socket.flow == flow)
     }
+}
+
+/// Bytes that a connection may move in one direction in this turn.
+fn allowance(now: Instant, rates: &mut Option<Box<[TokenBucket; 2]>>, direction: usize) -> usize {
+    let Some(rates) = rates else { return TURN };
+    usize::try_from(rates[direction].take_up_to(now, TURN as u64)).unwrap_or(TURN)
+}
+
+/// Gives back what was allowed and not moved; says when to go on if a direction has used up its rate.
+fn settle(rates: &mut Option<Box<[TokenBucket; 2]>>, moved: [(usize, usize); 2]) -> Option<Instant> {
+    let mut again = None;
+    for (bucket, (allowed, moved)) in rates.as_mut()?.iter_mut().zip(moved) {
+        bucket.give_back((allowed - moved) as u64);
+        if allowed < TURN && moved == allowed {
+            // A hundredth of a second's worth, so that it does not go on byte by byte.
+            let at = bucket.ready_at((bucket.rate() / 100).max(1));
+            again = again.into_iter().chain(at).min();
+        }
+    }
+    again
 }
 
 /// Bytes go out as they come in, and a peer that is gone is noticed at last.
