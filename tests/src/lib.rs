@@ -1,6 +1,6 @@
 //! End-to-end harness: the built `nitrotap` in namespaces, beside real peers or a scripted fake host.
 //!
-//! A test takes what it needs ([`Gvproxy`], [`FakeHost`], an [`Enclave`]) through [`require!`], which prints a loud
+//! A test takes what it needs ([`Gateway`], [`FakeHost`], an [`Enclave`]) through [`require!`], which prints a loud
 //! `SKIPPED` line where the machine cannot provide it, and fails instead where `CI` or `NITROTAP_REQUIRE_PEERS` is set.
 //! Programs inside and outside the namespace are the same small tool, `nitrotap-test-guest`, whose parts are in
 //! [`guest`]. Everything that a test starts ends with it, by pid, also when the test panics.
@@ -12,8 +12,8 @@
 pub mod binaries;
 pub mod enclave;
 pub mod fakehost;
+pub mod gateway;
 pub mod guest;
-pub mod gvproxy;
 pub mod http;
 pub mod leftovers;
 pub mod metrics;
@@ -27,7 +27,7 @@ pub mod wait;
 
 pub use enclave::Enclave;
 pub use fakehost::FakeHost;
-pub use gvproxy::Gvproxy;
+pub use gateway::Gateway;
 pub use metrics::Metrics;
 pub use namespace::Namespace;
 pub use process::{Finished, Process};

@@ -3,8 +3,8 @@
 use nitrotap_tests::{
     Process, Scratch, binaries,
     enclave::{run_outside, serve_outside},
+    gateway::{GATEWAY, HOST},
     guest::payload::Digest,
-    gvproxy::{GATEWAY, HOST},
     leftovers::Leftovers,
     ordinary,
     peers::{self, Missing},

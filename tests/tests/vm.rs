@@ -1,7 +1,13 @@
 //! In an emulated enclave: a real kernel, real AF_VSOCK, the statically linked program, and the real gvproxy outside.
 
 use nitrotap_tests::{
-    Gvproxy, Metrics, Scratch, enclave, guest::http_client, gvproxy::HOST, http::Message, require, vm::Emulation, wait,
+    Metrics, Scratch, enclave,
+    gateway::{HOST, Kind},
+    guest::http_client,
+    http::Message,
+    require,
+    vm::Emulation,
+    wait,
 };
 use std::{
     net::{SocketAddr, TcpStream},
@@ -17,18 +23,18 @@ const APP_CODE: u8 = 7;
 #[test]
 fn an_app_in_an_emulated_enclave_serves_and_fetches() {
     let emulation = require!(Emulation::find());
-    let mut gvproxy = require!(Gvproxy::start());
+    let mut gateway = require!(Kind::Stock.start());
     let outside = Scratch::new();
     let (_http, http_port) = enclave::serve_outside(&["http-server", "127.0.0.1:0"], &outside);
     let (_echo, echo_port) = enclave::serve_outside(&["tcp-echo", "127.0.0.1:0"], &outside);
 
     let app = APP.replace("@HTTP@", &format!("{HOST}:{http_port}")).replace("@ECHO@", &format!("{HOST}:{echo_port}"));
-    let mut vm = emulation.boot(INIT, &[("app", &app)], gvproxy.socket());
+    let mut vm = emulation.boot(INIT, &[("app", &app)], &gateway.socket());
     vm.expect_line("app: ready", PATIENCE);
     the_guest_reached_the_world(&vm.log());
 
     // In by the gateway's forward, the TAP and the reverse proxy.
-    let front = gvproxy.expose_tcp(80);
+    let front = gateway.expose_tcp(80);
     let answer = http_client::exchange(&mut connect(front), &request()).expect("the app answers");
     it_came_through_the_proxy(&answer, "192.168.127.1");
 
@@ -39,14 +45,14 @@ fn an_app_in_an_emulated_enclave_serves_and_fetches() {
 
     // The host's side goes and comes back: the same guest, the same TAP, a new link. On a busy machine the emulated device
     // has been seen to keep the end of the stream to itself; then the link notices by the silence, half a minute later.
-    gvproxy.restart();
-    let front = gvproxy.expose_tcp(80);
+    gateway.restart();
+    let front = gateway.expose_tcp(80);
     let answer = wait::until("the app to be reachable again", PATIENCE, || {
         http_client::exchange(&mut connect(front), &request()).ok()
     });
     it_came_through_the_proxy(&answer, "192.168.127.1");
 
-    drop(connect(gvproxy.expose_tcp(STOP_PORT)));
+    drop(connect(gateway.expose_tcp(STOP_PORT)));
     let log = vm.finish(PATIENCE).stdout;
     println!("{log}");
     it_ended_in_good_order(&log);

@@ -1,16 +1,24 @@
-//! gvproxy goes and comes back: the TAP stays, the link returns, the counters tell.
+//! The gateway goes and comes back: the TAP stays, the link returns, the counters tell.
 
 use nitrotap_tests::{
-    Enclave, Gvproxy, Metrics, Scratch,
+    Enclave, Metrics, Scratch,
     enclave::serve_outside,
-    gvproxy::{GATEWAY, HOST},
+    for_every_pair,
+    gateway::{GATEWAY, HOST, pair::Pair},
     require,
     wait::{self, SOON},
 };
 use rustix::process::Signal;
 use std::time::Duration;
 
-/// New connections must work this long after gvproxy listens again.
+for_every_pair! {
+    a_gateway_killed_in_mid_transfer_is_found_again_and_the_tap_stays,
+    frames_that_find_no_link_are_dropped_and_counted,
+    ten_restarts_in_a_row_leak_no_descriptor,
+    a_gateway_that_is_stopped_is_given_up_and_found_again_when_it_is_replaced,
+}
+
+/// New connections must work this long after the gateway listens again.
 const RETURN: Duration = Duration::from_secs(2);
 
 /// Longer than any test runs: a transfer that only the restart ends.
@@ -21,15 +29,14 @@ fn expect_new_connection(enclave: &Enclave, port: u16) {
     let address = format!("{HOST}:{port}");
     let start = wait::now();
     while !enclave.guest(&["tcp-recv", &address, "400"]).status.success() {
-        assert!(start.elapsed() < RETURN, "no new connection {:?} after gvproxy's return", start.elapsed());
+        assert!(start.elapsed() < RETURN, "no new connection {:?} after the gateway's return", start.elapsed());
     }
-    assert!(start.elapsed() < RETURN, "a new connection only {:?} after gvproxy's return", start.elapsed());
+    assert!(start.elapsed() < RETURN, "a new connection only {:?} after the gateway's return", start.elapsed());
 }
 
-#[test]
-fn a_gvproxy_killed_in_mid_transfer_is_found_again_and_the_tap_stays() {
-    let mut gvproxy = require!(Gvproxy::start());
-    let mut enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+fn a_gateway_killed_in_mid_transfer_is_found_again_and_the_tap_stays(pair: Pair) {
+    let mut gateway = require!(pair.gateway());
+    let mut enclave = require!(Enclave::linked(pair.client(), &gateway.url()));
     let scratch = Scratch::new();
     let (_sink, sink) = serve_outside(&["tcp-sink", "127.0.0.1:0"], &scratch);
     let (_source, source) = serve_outside(&["tcp-source", "127.0.0.1:0", "10000", "31"], &scratch);
@@ -38,30 +45,29 @@ fn a_gvproxy_killed_in_mid_transfer_is_found_again_and_the_tap_stays() {
     let before = enclave.wait_for_metrics("a transfer", |metrics| metrics.bytes("tx") > 5_000_000);
     assert_eq!((before.dials(), before.losses()), (1, 0));
 
-    gvproxy.kill();
+    gateway.kill();
     let down = enclave.wait_for_metrics("the link down", |metrics| !metrics.link_is_up());
     assert_eq!(down.losses(), 1);
     assert_eq!(enclave.tap_index(), tap);
 
-    gvproxy.restart();
+    gateway.restart();
     expect_new_connection(&enclave, source);
 
     let after = enclave.wait_until_up();
     assert_eq!(after.losses(), 1);
     assert!(after.dials() >= 2);
     assert_eq!(enclave.tap_index(), tap);
-    // The new gvproxy knows nothing of the old connection and resets it: the app is told, it does not hang.
+    // The new gateway knows nothing of the old connection and resets it: the app is told, it does not hang.
     assert_eq!(transfer.finish(wait::LATER).code(), Some(1));
     assert!(enclave.guest(&["ping", GATEWAY, "56", "3"]).status.success());
 }
 
-#[test]
-fn frames_that_find_no_link_are_dropped_and_counted() {
-    let mut gvproxy = require!(Gvproxy::start());
-    let mut enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+fn frames_that_find_no_link_are_dropped_and_counted(pair: Pair) {
+    let mut gateway = require!(pair.gateway());
+    let mut enclave = require!(Enclave::linked(pair.client(), &gateway.url()));
     // The kernel learns the gateway's MAC: without it, it would hold datagrams back itself.
     enclave.guest(&["ping", GATEWAY, "56", "1"]).expect_success();
-    gvproxy.kill();
+    gateway.kill();
     let before = enclave.wait_for_metrics("the link down", |metrics| !metrics.link_is_up());
     let _flood = enclave.start_guest(&["udp-flood", &format!("{GATEWAY}:9"), "100"]);
     let dropped = |metrics: &Metrics| metrics.drops("tx", "link_down");
@@ -70,17 +76,16 @@ fn frames_that_find_no_link_are_dropped_and_counted() {
     assert!(!after.link_is_up());
 }
 
-#[test]
-fn ten_restarts_in_a_row_leak_no_descriptor() {
-    let mut gvproxy = require!(Gvproxy::start());
-    let mut enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
+fn ten_restarts_in_a_row_leak_no_descriptor(pair: Pair) {
+    let mut gateway = require!(pair.gateway());
+    let mut enclave = require!(Enclave::linked(pair.client(), &gateway.url()));
     let descriptors = |enclave: &Enclave| {
         let folder = format!("/proc/{}/fd", enclave.process.pid());
         std::fs::read_dir(folder).expect("nitrotap runs, as our own user").count()
     };
     let mut before = None;
     for round in 1..=10 {
-        gvproxy.restart();
+        gateway.restart();
         enclave.wait_for_metrics("a new link", |metrics| metrics.losses() == round && metrics.link_is_up());
         assert!(enclave.guest(&["ping", GATEWAY, "56", "1"]).status.success());
         let now = descriptors(&enclave);
@@ -88,16 +93,15 @@ fn ten_restarts_in_a_row_leak_no_descriptor() {
     }
 }
 
-#[test]
-fn a_gvproxy_that_is_stopped_is_given_up_and_found_again_when_it_is_replaced() {
-    let mut gvproxy = require!(Gvproxy::start());
-    let mut enclave = require!(Enclave::linked(Enclave::options(), &gvproxy.url()));
-    gvproxy.signal(Signal::STOP);
+fn a_gateway_that_is_stopped_is_given_up_and_found_again_when_it_is_replaced(pair: Pair) {
+    let mut gateway = require!(pair.gateway());
+    let mut enclave = require!(Enclave::linked(pair.client(), &gateway.url()));
+    gateway.signal(Signal::STOP);
     // Three probes without an answer, five seconds apart.
     let lost = enclave.wait_for_metrics("the wedged host given up", |metrics| metrics.losses() == 1);
     assert_eq!(lost.silent_losses(), 1);
     assert!(!lost.link_is_up());
-    gvproxy.restart();
+    gateway.restart();
     enclave.wait_until_up();
     assert!(enclave.guest(&["ping", GATEWAY, "56", "1"]).status.success());
     enclave.process.expect_stderr("link up", SOON);
