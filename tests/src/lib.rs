@@ -12,6 +12,7 @@
 pub mod binaries;
 pub mod enclave;
 pub mod fakehost;
+pub mod frameclient;
 pub mod gateway;
 pub mod guest;
 pub mod http;
@@ -27,6 +28,7 @@ pub mod wait;
 
 pub use enclave::Enclave;
 pub use fakehost::FakeHost;
+pub use frameclient::FrameClient;
 pub use gateway::Gateway;
 pub use metrics::Metrics;
 pub use namespace::Namespace;

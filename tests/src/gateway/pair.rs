@@ -2,9 +2,10 @@
 //!
 //! A test is a function that takes a [`Pair`]; [`for_every_pair!`] names it in a table and makes a `#[test]` of it in a
 //! module per pair, so that it reads `stock_client_our_host::a_name_resolves`. A function that is in no table is dead code,
-//! which the lints refuse.
+//! which the lints refuse. Tests that bring their own client take a [`Kind`] and are named in a [`for_every_host!`].
 //!
 //! [`for_every_pair!`]: crate::for_every_pair
+//! [`for_every_host!`]: crate::for_every_host
 
 use super::{Gateway, Kind};
 use crate::{
@@ -50,6 +51,22 @@ macro_rules! for_every_pair {
             $(#[test]
             fn $test() {
                 super::$test($crate::gateway::pair::Pair::$pair);
+            })*
+        }
+    };
+}
+
+/// Makes tests of functions that take the [`Kind`] of a gateway: one per function and kind.
+#[macro_export]
+macro_rules! for_every_host {
+    ($($test:ident),* $(,)?) => {
+        $crate::for_every_host!(@module stock_host Stock $($test)*);
+    };
+    (@module $module:ident $kind:ident $($test:ident)*) => {
+        mod $module {
+            $(#[test]
+            fn $test() {
+                super::$test($crate::gateway::Kind::$kind);
             })*
         }
     };
