@@ -196,8 +196,16 @@ impl FrameClient {
         }
     }
 
-    /// Forgets what came and was not asked for.
+    /// Forgets what came and was not asked for, also what is still unread.
     pub fn clear(&mut self) {
+        while self.turn(Duration::ZERO) {
+            self.inbox.clear();
+        }
+        self.inbox.clear();
+    }
+
+    /// Forgets what was read and not asked for.
+    pub fn clear_inbox(&mut self) {
         self.inbox.clear();
     }
 

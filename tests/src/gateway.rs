@@ -6,7 +6,7 @@
 pub mod pair;
 
 use crate::{
-    Process, Scratch, binaries,
+    Namespace, Process, Scratch, binaries,
     http::{self, Message},
     peers::{self, Missing},
     wait,
@@ -19,6 +19,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 /// The gateway's address in the virtual network, where it also serves DNS.
@@ -44,6 +45,8 @@ pub struct Options {
     mtu: Option<u16>,
     args: Vec<String>,
     host_loopback: bool,
+    namespace: Option<Arc<Namespace>>,
+    program: Option<PathBuf>,
 }
 
 /// A running gateway, or one that was killed and may be restarted on the same path.
@@ -57,7 +60,7 @@ pub struct Gateway {
 
 impl Kind {
     pub fn options(self) -> Options {
-        Options { kind: self, mtu: None, args: Vec::new(), host_loopback: true }
+        Options { kind: self, mtu: None, args: Vec::new(), host_loopback: true, namespace: None, program: None }
     }
 
     /// Starts one with the defaults and waits until it accepts connections.
@@ -65,7 +68,7 @@ impl Kind {
         self.options().start()
     }
 
-    const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Stock => "gvproxy",
             Self::Ours => "nitrotap-host",
@@ -92,11 +95,24 @@ impl Options {
         self
     }
 
+    /// Another program of this kind than the one that is found or built.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
+    /// Runs it in a namespace; its sockets are files and stay reachable from outside.
+    pub fn inside(mut self, namespace: Arc<Namespace>) -> Self {
+        self.namespace = Some(namespace);
+        self
+    }
+
     /// Starts it and waits until it accepts connections.
     pub fn start(self) -> Result<Gateway, Missing> {
-        let program = match self.kind {
-            Kind::Stock => peers::find("gvproxy")?,
-            Kind::Ours => binaries::nitrotap().to_owned(),
+        let program = match (&self.program, self.kind) {
+            (Some(program), _) => program.clone(),
+            (None, Kind::Stock) => peers::find("gvproxy")?,
+            (None, Kind::Ours) => binaries::nitrotap().to_owned(),
         };
         let scratch = Scratch::new();
         let process = self.launch(&program, &scratch);
@@ -105,7 +121,10 @@ impl Options {
 
     fn launch(&self, program: &Path, scratch: &Scratch) -> Process {
         let socket = scratch.join(FRAMES);
-        let mut command = Command::new(program);
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(program),
+            None => Command::new(program),
+        };
         match self.kind {
             Kind::Stock => {
                 command.arg("-listen").arg(url(&socket)).args(["-ssh-port", "-1"]);

@@ -4,6 +4,7 @@
 //! exit with 1. Servers print `listening on ADDR` once they do, so a port of 0 is as good as a fixed one.
 
 pub mod dns;
+pub mod dns_server;
 pub mod half_close;
 pub mod http_client;
 pub mod http_server;

@@ -12,6 +12,7 @@
 pub mod binaries;
 pub mod enclave;
 pub mod fakehost;
+pub mod flows;
 pub mod frameclient;
 pub mod gateway;
 pub mod guest;
@@ -23,8 +24,10 @@ pub mod ordinary;
 pub mod peers;
 pub mod process;
 pub mod scratch;
+pub mod usage;
 pub mod vm;
 pub mod wait;
+pub mod world;
 
 pub use enclave::Enclave;
 pub use fakehost::FakeHost;
@@ -34,3 +37,4 @@ pub use metrics::Metrics;
 pub use namespace::Namespace;
 pub use process::{Finished, Process};
 pub use scratch::Scratch;
+pub use world::World;

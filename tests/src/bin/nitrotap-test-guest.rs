@@ -1,6 +1,6 @@
 //! App and client of the end-to-end tests: one subcommand per part, see [`nitrotap_tests::guest`].
 
-use nitrotap_tests::guest::{dns, half_close, http_client, http_server, ping, process, tcp, udp};
+use nitrotap_tests::guest::{dns, dns_server, half_close, http_client, http_server, ping, process, tcp, udp};
 use std::{
     env,
     io::{self, Write as _},
@@ -19,7 +19,7 @@ usage: nitrotap-test-guest COMMAND ARGS...
   udp-echo ADDR                          udp-ping ADDR SIZE COUNT
   tcp-leave ADDR BYTES SEED
   udp-flood ADDR SIZE                    ping IP SIZE COUNT
-  dns-a NAME SERVER_ADDR
+  dns-server ADDR                        dns-a NAME SERVER_ADDR
   exit CODE                              crash
   spawn-orphans COUNT                    print-env
 ADDR is IP:PORT; servers take port 0 and print \"listening on ADDR\".";
@@ -52,6 +52,7 @@ fn run(args: &[String]) -> io::Result<ExitCode> {
         ["tcp-recv", addr, timeout] => tcp::receive(parse(addr)?, Duration::from_millis(parse(timeout)?)),
         ["half-close", addr, bytes, seed] => half_close::client(parse(addr)?, parse(bytes)?, parse(seed)?),
         ["half-close-server", addr, reply] => half_close::server(parse(addr)?, parse(reply)?),
+        ["dns-server", addr] => dns_server::serve(parse(addr)?),
         ["dns-a", name, server] => dns::lookup(name, parse(server)?),
         ["udp-echo", addr] => udp::echo(parse(addr)?),
         ["udp-ping", addr, size, count] => udp::ping(parse(addr)?, parse(size)?, parse(count)?),
