@@ -60,6 +60,11 @@ impl World {
         options.inside(self.namespace.clone()).start()
     }
 
+    /// Where its files are.
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
     /// What the name server was asked so far.
     pub fn queries(&self) -> String {
         self.resolver.stdout()
