@@ -10,15 +10,13 @@ mod dns;
 mod engine;
 #[cfg(test)]
 mod fake;
+mod gateway;
 mod http_head;
 mod listen;
 mod pid_file;
 pub(crate) mod services;
 mod socket;
-mod start;
 mod stream;
-
-pub(crate) use start::start;
 
 use crate::{
     errors::Error,
@@ -27,37 +25,21 @@ use crate::{
 };
 use config::Config;
 use control::{ExposeError, Handle, LinkKind, Stopped};
+use dns::DnsHandle;
+use gateway::{Guest, Running};
 use listen::{LinkListener, RawListener};
 use nitrotap_core::frame::Framing;
 use pid_file::PidFile;
 use sd_notify::NotifyState;
-use services::{Scope, Services, Zones};
+use services::{Scope, Services};
 use socket::Bound;
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    os::fd::OwnedFd,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, os::fd::OwnedFd, process::ExitCode, time::Duration};
 use stream::HostStream;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
-
-/// A running data thread, as the control side sees it.
-pub(crate) struct Engine {
-    pub(crate) handle: Handle,
-    /// The zones of its name server.
-    pub(crate) zones: Arc<dyn Zones>,
-    /// What guests open at port 80 of the gateway, non-blocking, and who they are; nothing ever unless
-    /// `guest_services`.
-    pub(crate) guests: mpsc::Receiver<(OwnedFd, Ipv4Addr)>,
-    /// Told when the thread has ended: without an error only after [`Handle::stop`].
-    pub(crate) ended: oneshot::Receiver<Result<(), Error>>,
-}
 
 /// Sockets that systemd passed.
 #[derive(Debug, Default)]
@@ -97,13 +79,7 @@ impl Activated {
 const END: Duration = Duration::from_secs(5);
 
 /// Runs the gateway until SIGINT or SIGTERM, which are a success (gvproxy exits 1), or until the data thread fails.
-///
-/// `start` starts the data thread and adds its counters to the sources.
-pub(crate) async fn run(
-    config: Config,
-    activated: Activated,
-    start: impl FnOnce(&Config, &Sources) -> Result<Engine, Error>,
-) -> Result<ExitCode, Error> {
+pub(crate) async fn run(config: Config, activated: Activated) -> Result<ExitCode, Error> {
     let catch = |kind: SignalKind| {
         signal(kind).map_err(|e| Error::runtime(format!("cannot catch signal {}: {e}", kind.as_raw_value())))
     };
@@ -114,7 +90,10 @@ pub(crate) async fn run(
             _ = int.recv() => {}
         }
     };
-    run_until(told, config, activated, start).await?;
+    let sources = Sources::default();
+    procfs::add_process(&sources);
+    let gateway = gateway::start(&config, &sources)?;
+    run_until(told, config, activated, gateway, sources).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,16 +101,15 @@ async fn run_until(
     told: impl Future<Output = ()>,
     config: Config,
     activated: Activated,
-    start: impl FnOnce(&Config, &Sources) -> Result<Engine, Error>,
+    gateway: Running,
+    sources: Sources,
 ) -> Result<(), Error> {
-    let sources = Sources::default();
-    procfs::add_process(&sources);
-    let Engine { handle, zones, guests, mut ended } = start(&config, &sources)?;
+    let Running { handle, names, guests, mut ended } = gateway;
 
     let mut tasks = JoinSet::new();
     let outcome = {
         let serving = async {
-            let _pid_file = serve(&mut tasks, &config, activated, &handle, &zones, guests, sources).await?;
+            let _pid_file = serve(&mut tasks, &config, activated, &handle, &names, guests, sources).await?;
             tell_systemd(NotifyState::Ready);
             std::future::pending::<Result<(), Error>>().await
         };
@@ -171,13 +149,13 @@ async fn serve(
     config: &Config,
     activated: Activated,
     handle: &Handle,
-    zones: &Arc<dyn Zones>,
-    guests: mpsc::Receiver<(OwnedFd, Ipv4Addr)>,
+    names: &DnsHandle,
+    guests: mpsc::Receiver<Guest>,
     sources: Sources,
 ) -> Result<Option<PidFile>, Error> {
     publish(config, handle).await?;
     let listeners = &config.listeners;
-    let services = |scope| Services::new(handle.clone(), Arc::clone(zones), scope);
+    let services = |scope| Services::new(handle.clone(), names.clone(), scope);
     let full = services(Scope::All);
     let bind = |url| Bound::listen(url, listeners.socket_mode);
     let mut index = 0..;
@@ -242,14 +220,14 @@ async fn serve_services(acceptor: socket::Acceptor, services: Services) {
     }
 }
 
-async fn serve_guests(mut guests: mpsc::Receiver<(OwnedFd, Ipv4Addr)>, services: Services) {
+async fn serve_guests(mut guests: mpsc::Receiver<Guest>, services: Services) {
     let mut clients = JoinSet::new();
-    while let Some((fd, guest)) = guests.recv().await {
+    while let Some(Guest { stream, address }) = guests.recv().await {
         services.room().await;
         while clients.try_join_next().is_some() {}
         let services = services.clone();
-        if let Ok(stream) = HostStream::new(fd) {
-            clients.spawn(async move { services.serve(stream, Some(IpAddr::V4(guest))).await });
+        if let Ok(stream) = HostStream::new(stream) {
+            clients.spawn(async move { services.serve(stream, Some(IpAddr::V4(address))).await });
         }
     }
 }

@@ -10,7 +10,7 @@ use core::{
     time::Duration,
 };
 use ipnet::Ipv4Net;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Addresses, rules and limits of a virtual network. [`Config::default`] is gvproxy's network.
 #[derive(Clone, Debug)]
@@ -23,8 +23,6 @@ pub struct Config {
     pub gateway_mac: [u8; 6],
     /// The address in it that stands for the host's loopback.
     pub host: Ipv4Addr,
-    /// Further addresses that the gateway answers ARP for.
-    pub virtual_ips: BTreeSet<Ipv4Addr>,
     /// IP MTU of the virtual network, 576 to 65520 bytes.
     pub mtu: u16,
     /// IP MTU on the way into the world: datagrams that must not be fragmented may not be longer.
@@ -63,7 +61,6 @@ impl Default for Config {
             gateway: Ipv4Addr::new(192, 168, 127, 1),
             gateway_mac: [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd],
             host: Ipv4Addr::new(192, 168, 127, 254),
-            virtual_ips: BTreeSet::new(),
             mtu: 1500,
             world_mtu: 1500,
             nat: BTreeMap::new(),

@@ -19,7 +19,7 @@ use crate::{
     sys::activation,
 };
 use ipnet::Ipv4Net;
-use nitrotap_core::link::MacAddr;
+use nitrotap_core::{gateway::policy::Rule, link::MacAddr};
 use publish::Publish;
 use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
@@ -177,11 +177,11 @@ struct Network {
 struct Policy {
     /// Allow destinations; with one of these, all others are denied; repeatable
     #[arg(long, value_name = "RULE")]
-    allow: Vec<String>,
+    allow: Vec<Rule>,
 
     /// Deny destinations, whatever is allowed; repeatable
     #[arg(long, value_name = "RULE")]
-    deny: Vec<String>,
+    deny: Vec<Rule>,
 
     /// Allow the metadata service of EC2, and with it this instance's credentials
     #[arg(long, alias = "ec2-metadata-access")]
@@ -203,13 +203,17 @@ struct Limits {
     #[arg(long, value_name = "N", default_value = "16384")]
     max_flows_per_enclave: NonZeroUsize,
 
-    /// TCP connections that are still being opened
+    /// TCP connections of one enclave that are still being opened
     #[arg(long, value_name = "N", default_value = "1024")]
     max_half_open: NonZeroUsize,
 
-    /// UDP sessions
+    /// UDP sessions and pings
     #[arg(long, value_name = "N", default_value = "8192")]
     max_udp_sessions: NonZeroUsize,
+
+    /// UDP sessions and pings of one enclave
+    #[arg(long, value_name = "N", default_value = "2048")]
+    max_udp_sessions_per_enclave: NonZeroUsize,
 
     /// New connections per second of one enclave [default: no limit]
     #[arg(long, value_name = "N")]
@@ -219,8 +223,7 @@ struct Limits {
     #[arg(long, value_name = "BYTES", value_parser = rate)]
     rate: Option<NonZeroU64>,
 
-    /// Bytes in the buffers of all TCP connections together, at least 16K for each that --max-flows allows; K, M and G are
-    /// powers of 1024
+    /// Bytes in the buffers of all TCP connections together, 16K for each at least; K, M and G are powers of 1024
     #[arg(long, value_name = "BYTES", default_value = "512M", value_parser = memory)]
     memory: u64,
 }
@@ -242,7 +245,7 @@ pub(crate) fn run(args: Args, format: LogFormat) -> Result<ExitCode, Error> {
         .enable_all()
         .build()
         .map_err(|e| Error::runtime(format!("cannot start the async runtime: {e}")))?;
-    runtime.block_on(crate::host::run(config, activated, crate::host::start))
+    runtime.block_on(crate::host::run(config, activated))
 }
 
 fn link_url(text: &str) -> Result<ListenUrl, UrlError> {
@@ -296,12 +299,12 @@ fn bytes(text: &str) -> Option<u64> {
 /// Less than this is not enough for a few connections.
 const MIN_MEMORY: u64 = 1 << 20;
 
-fn memory(text: &str) -> Result<u64, &'static str> {
-    bytes(text).filter(|n| *n >= MIN_MEMORY).ok_or("expected a number of bytes from 1M on, such as 256M or 1G")
-}
-
 fn rate(text: &str) -> Result<NonZeroU64, &'static str> {
     bytes(text).and_then(NonZeroU64::new).ok_or("expected a number of bytes, such as 500K or 10M")
+}
+
+fn memory(text: &str) -> Result<u64, &'static str> {
+    bytes(text).filter(|n| *n >= MIN_MEMORY).ok_or("expected a number of bytes from 1M on, such as 512M or 1G")
 }
 
 /// A forward of gvproxy's configuration: `[udp:]ADDR:PORT` and `IP:PORT`.

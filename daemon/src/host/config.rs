@@ -3,11 +3,14 @@
 use super::{
     address::ListenUrl,
     control::{Forward, Mac},
-    services::{Record, Zone},
 };
 use ipnet::Ipv4Net;
+use nitrotap_core::gateway::{
+    dns::{Record, Zone},
+    policy::PolicyConfig,
+};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::PathBuf,
@@ -33,7 +36,8 @@ pub(crate) const MAX_MTU: u16 = 65520;
 pub(crate) struct Config {
     pub(crate) listeners: Listeners,
     pub(crate) network: Network,
-    pub(crate) policy: Policy,
+    /// What guests may reach.
+    pub(crate) policy: PolicyConfig,
     pub(crate) limits: Limits,
     /// Ports that lead to guests from the start.
     pub(crate) forwards: Vec<Forward>,
@@ -75,26 +79,13 @@ pub(crate) struct Network {
     /// The address under which guests find this host, if they may.
     pub(crate) host_ip: Ipv4Addr,
     pub(crate) gateway_mac: Mac,
-    /// Addresses that the gateway answers ARP for besides its own.
-    pub(crate) virtual_ips: BTreeSet<Ipv4Addr>,
     pub(crate) static_leases: BTreeMap<Ipv4Addr, Mac>,
-    /// Destinations that mean others. Being named here is being allowed, also for a loopback address.
+    /// Destinations outside the subnet that mean others. Being named here is being allowed, also for a loopback address.
     pub(crate) nat: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Names that the gateway answers itself.
     pub(crate) zones: Vec<Zone>,
     /// Domains that DHCP tells clients to search; `None`: those of `resolv_conf`.
     pub(crate) search_domains: Option<Vec<String>>,
-}
-
-/// What guests may reach. Rules are texts here; the data thread's policy reads them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Policy {
-    pub(crate) allow: Vec<String>,
-    pub(crate) deny: Vec<String>,
-    /// The metadata service of EC2, 169.254.169.254.
-    pub(crate) allow_imds: bool,
-    /// This host's loopback, as `host_ip`.
-    pub(crate) allow_host_loopback: bool,
 }
 
 /// How much of anything there may be.
@@ -104,9 +95,12 @@ pub(crate) struct Limits {
     pub(crate) max_flows: NonZeroUsize,
     /// TCP connections of one tenant.
     pub(crate) max_flows_per_enclave: NonZeroUsize,
-    /// TCP connections that are still being opened.
+    /// TCP connections of one tenant that are still being opened.
     pub(crate) max_half_open: NonZeroUsize,
+    /// UDP sessions and pings.
     pub(crate) max_udp_sessions: NonZeroUsize,
+    /// UDP sessions and pings of one tenant.
+    pub(crate) max_udp_sessions_per_enclave: NonZeroUsize,
     /// New connections per second of one tenant; `None`: as many as it likes.
     pub(crate) connection_rate: Option<NonZeroU32>,
     /// Bytes per second of one flow and direction; `None`: as many as it can.
@@ -125,6 +119,7 @@ impl Default for Limits {
             max_flows_per_enclave: at_most(16_384),
             max_half_open: at_most(1024),
             max_udp_sessions: at_most(8192),
+            max_udp_sessions_per_enclave: at_most(2048),
             connection_rate: None,
             flow_rate: None,
             memory: 512 << 20,
@@ -159,7 +154,6 @@ impl Network {
             device_ip: Ipv4Addr::from_bits(first + 2),
             host_ip,
             gateway_mac: GATEWAY_MAC,
-            virtual_ips: BTreeSet::new(),
             static_leases: BTreeMap::new(),
             nat: BTreeMap::new(),
             zones: Vec::new(),
@@ -169,7 +163,7 @@ impl Network {
 
     /// gvproxy's own names, for `gateway_ip` and `host_ip`.
     pub(crate) fn default_zones(&self) -> Vec<Zone> {
-        let record = |name: &str, ip: Ipv4Addr| Record { name: name.to_owned(), ip: Some(ip.into()), regexp: None };
+        let record = |name: &str, ip: Ipv4Addr| Record { name: name.to_owned(), ip, regexp: None };
         ["containers.internal.", "docker.internal."]
             .map(|name| Zone {
                 name: name.to_owned(),
@@ -202,8 +196,12 @@ impl Network {
                 return Err(format!("{other} and {ip} have the same hardware address; they must differ"));
             }
         }
-        if let Some(ip) = self.virtual_ips.iter().find(|ip| !self.is_host(**ip)) {
-            return Err(format!("the gateway's further address {ip} is no host of the subnet {}", self.subnet));
+        if let Some(ip) = self.nat.keys().find(|ip| self.subnet.contains(*ip)) {
+            return Err(format!(
+                "traffic to {ip} cannot be sent elsewhere: it is in the subnet {}, where only the host's address {} is, \
+                 which leads to this host's loopback",
+                self.subnet, self.host_ip
+            ));
         }
         Ok(())
     }
@@ -225,7 +223,7 @@ mod tests {
         assert_eq!(network.check(), Ok(()));
         let zones = network.default_zones();
         assert_eq!(zones[1].name, "docker.internal.");
-        assert_eq!(zones[1].records[1].ip, Some(network.host_ip.into()));
+        assert_eq!(zones[1].records[1].ip, network.host_ip);
     }
 
     #[test]
@@ -267,9 +265,9 @@ mod tests {
             ),
             (
                 |n| {
-                    n.virtual_ips.insert([10, 0, 0, 1].into());
+                    n.nat.insert([192, 168, 127, 9].into(), Ipv4Addr::LOCALHOST);
                 },
-                "further address 10.0.0.1",
+                "traffic to 192.168.127.9 cannot be sent elsewhere",
             ),
         ];
         for (spoil, error) in cases {

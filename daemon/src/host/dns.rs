@@ -9,11 +9,13 @@
 
 mod files;
 mod hosts;
+mod json;
 mod resolvers;
 mod service;
 mod stream;
 mod upstream;
 
+pub(crate) use json::{ZoneJson, ZoneJsonError};
 pub(crate) use resolvers::search_domains;
 pub(crate) use service::{DnsHandle, DnsService, Hooks, Settings};
 

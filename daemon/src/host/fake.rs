@@ -1,7 +1,11 @@
 //! A data thread for tests: answers the mailbox from what it was told, and keeps what it was given.
 
-use super::control::{ExposeError, Forward, Handle, Request, Waiting};
-use crate::drive::mailbox::Mailbox;
+use super::{
+    control::{ExposeError, Forward, Handle, Request, Waiting},
+    dns::{DnsHandle, DnsService, Hooks, Settings},
+};
+use crate::{clock::Clock, drive::mailbox::Mailbox};
+use nitrotap_core::gateway::dns::DnsConfig;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::{net::SocketAddr, sync::mpsc, thread};
 
@@ -59,6 +63,15 @@ pub(super) fn data_thread() -> (Handle, mpsc::Receiver<Given>) {
         }
     });
     (handle, given)
+}
+
+/// A name server without zones and resolvers, on the runtime around this call.
+pub(super) fn names() -> DnsHandle {
+    let settings = Settings { resolv_conf: "/dev/null".into(), hosts: None, port: None };
+    let hooks = Hooks { answer: Box::new(|_, _| {}), seen: None, filter: None };
+    let (handle, service) = DnsService::new(DnsConfig::new(Vec::new(), 0), settings, hooks, Clock::start()).unwrap();
+    tokio::spawn(service.run());
+    handle
 }
 
 fn expose(forwards: &mut Vec<Forward>, forward: Forward) -> Result<SocketAddr, ExposeError> {

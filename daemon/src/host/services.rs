@@ -12,14 +12,12 @@
 //! - `/stats` has this gateway's counters; redirects for folders are 404.
 
 mod answer;
-mod dns;
 mod forwarder;
 mod json;
 mod tunnel;
+mod zones;
 
-pub(crate) use dns::{Record, Zone, Zones};
-
-use super::{control::Handle, stream::HostStream};
+use super::{control::Handle, dns::DnsHandle, stream::HostStream};
 use answer::Answer;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{
@@ -62,14 +60,14 @@ pub(crate) enum Scope {
 #[derive(Clone)]
 pub(crate) struct Services {
     handle: Handle,
-    zones: Arc<dyn Zones>,
+    names: DnsHandle,
     scope: Scope,
     places: Arc<Semaphore>,
 }
 
 impl Services {
-    pub(crate) fn new(handle: Handle, zones: Arc<dyn Zones>, scope: Scope) -> Self {
-        Self { handle, zones, scope, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+    pub(crate) fn new(handle: Handle, names: DnsHandle, scope: Scope) -> Self {
+        Self { handle, names, scope, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
     /// Waits until one more client could be served.
@@ -145,9 +143,9 @@ impl Services {
             Some(Action::Post(_)) if method != Method::POST => Answer::bad_request("post only"),
             Some(Action::Post(Post::Expose)) => forwarder::expose(handle, body, peer).await,
             Some(Action::Post(Post::Unexpose)) => forwarder::unexpose(handle, body).await,
-            Some(Action::Post(Post::AddZone)) => dns::add(&*self.zones, body).await,
+            Some(Action::Post(Post::AddZone)) => zones::add(&self.names, body).await,
             Some(Action::Forwards) => forwarder::all(handle).await,
-            Some(Action::Zones) => dns::all(&*self.zones).await,
+            Some(Action::Zones) => zones::all(&self.names).await,
             Some(Action::Leases) => answer::of(handle.leases().await, |leases| {
                 json::object(leases.into_iter().map(|(ip, mac)| (ip.to_string(), json::mac(mac).into())))
             }),

@@ -2,44 +2,35 @@
 
 use super::*;
 use crate::host::{
-    config::{Limits, Listeners, Network, Policy, SUBNET},
+    config::{Limits, Listeners, Network, SUBNET},
     control::{Forward, Local},
-    fake::{Given, data_thread},
-    services::Zone,
+    fake::{Given, data_thread, names},
 };
 use std::{
-    future::{Future, pending},
+    future::pending,
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
-    pin::Pin,
     sync::mpsc::Receiver,
 };
-
-struct NoZones;
-
-impl Zones for NoZones {
-    fn zones(&self) -> Pin<Box<dyn Future<Output = Vec<Zone>> + Send + '_>> {
-        Box::pin(async { Vec::new() })
-    }
-
-    fn add_zone(&self, _: Zone) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
-        Box::pin(async { Ok(()) })
-    }
-}
+use tokio::sync::oneshot;
 
 struct World {
     given: Receiver<Given>,
-    guests: mpsc::Sender<(OwnedFd, Ipv4Addr)>,
+    guests: mpsc::Sender<Guest>,
     end: oneshot::Sender<Result<(), Error>>,
 }
 
 /// A data thread, and the ends of it that a test holds.
-fn engine() -> (Engine, World) {
+fn gateway() -> (Running, World) {
     let (handle, given) = data_thread();
     let (to_guests, guests) = mpsc::channel(4);
     let (end, ended) = oneshot::channel();
-    (Engine { handle, zones: Arc::new(NoZones), guests, ended }, World { given, guests: to_guests, end })
+    (Running { handle, names: names(), guests, ended }, World { given, guests: to_guests, end })
+}
+
+async fn run(config: Config, gateway: Running) -> Result<(), Error> {
+    run_until(pending(), config, Activated::default(), gateway, Sources::default()).await
 }
 
 fn config(dir: &Path) -> Config {
@@ -55,7 +46,7 @@ fn config(dir: &Path) -> Config {
             socket_mode: 0o600,
         },
         network: Network::in_subnet(SUBNET).unwrap(),
-        policy: Policy::default(),
+        policy: nitrotap_core::gateway::policy::PolicyConfig::default(),
         limits: Limits::default(),
         forwards: vec![Forward {
             name: ":443".into(),
@@ -90,10 +81,10 @@ fn forwards(mut stream: UnixStream) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_serves_what_was_asked_for_and_ends_when_told_with_nothing_left_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let (engine, world) = engine();
+    let (gateway, world) = gateway();
     let (tell, told) = oneshot::channel();
     let told = async { told.await.unwrap() };
-    let running = tokio::spawn(run_until(told, config(dir.path()), Activated::default(), |_, _| Ok(engine)));
+    let running = tokio::spawn(run_until(told, config(dir.path()), Activated::default(), gateway, Sources::default()));
     let folder = dir.path().to_owned();
     tokio::task::spawn_blocking(move || {
         let listed = "[{\"local\":\":443\",\"remote\":\"192.168.127.2:443\",\"protocol\":\"tcp\"}]\n";
@@ -107,7 +98,7 @@ async fn it_serves_what_was_asked_for_and_ends_when_told_with_nothing_left_behin
         assert_eq!(attach.kind, LinkKind::Stream(Framing::Qemu));
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        world.guests.blocking_send((ours.into(), [192, 168, 127, 2].into())).unwrap();
+        world.guests.blocking_send(Guest { stream: ours.into(), address: [192, 168, 127, 2].into() }).unwrap();
         assert_eq!(forwards(theirs), listed);
         // It is the last thing that is made.
         while !folder.join("pid").exists() {
@@ -127,12 +118,12 @@ async fn it_serves_what_was_asked_for_and_ends_when_told_with_nothing_left_behin
 }
 
 #[tokio::test]
-async fn a_data_thread_that_fails_ends_it_with_its_words() {
+async fn a_data_thread_that_fails_ends_it() {
     let dir = tempfile::tempdir().unwrap();
-    let (engine, world) = engine();
-    world.end.send(Err(Error::runtime("the epoll descriptor is gone"))).unwrap();
-    let error = run_until(pending(), config(dir.path()), Activated::default(), |_, _| Ok(engine)).await.unwrap_err();
-    assert_eq!(error.to_string(), "the epoll descriptor is gone");
+    let (gateway, world) = gateway();
+    world.end.send(Err(Error::runtime("the sockets are gone"))).unwrap();
+    let error = run(config(dir.path()), gateway).await.unwrap_err();
+    assert_eq!(error.to_string(), "the sockets are gone");
     assert!(!dir.path().join("link").exists() && !dir.path().join("pid").exists());
 }
 
@@ -140,8 +131,8 @@ async fn a_data_thread_that_fails_ends_it_with_its_words() {
 async fn what_cannot_be_had_ends_it_before_it_is_ready() {
     let dir = tempfile::tempdir().unwrap();
     let _live = UnixListener::bind(dir.path().join("services")).unwrap();
-    let (engine, _world) = engine();
-    let error = run_until(pending(), config(dir.path()), Activated::default(), |_, _| Ok(engine)).await.unwrap_err();
+    let (gateway, _world) = gateway();
+    let error = run(config(dir.path()), gateway).await.unwrap_err();
     assert!(error.to_string().contains("a process listens there already"), "{error}");
     assert!(!dir.path().join("link").exists(), "what was bound is gone again");
 }
@@ -149,10 +140,10 @@ async fn what_cannot_be_had_ends_it_before_it_is_ready() {
 #[tokio::test]
 async fn a_forward_that_cannot_be_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let (engine, _world) = engine();
+    let (gateway, _world) = gateway();
     let mut config = config(dir.path());
     config.forwards[0].to = "8.8.8.8:443".parse().unwrap();
-    let error = run_until(pending(), config, Activated::default(), |_, _| Ok(engine)).await.unwrap_err();
+    let error = run(config, gateway).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot publish tcp :443 to 8.8.8.8:443: 8.8.8.8:443 is not in the virtual network");
 }
 

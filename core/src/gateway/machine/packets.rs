@@ -4,18 +4,17 @@ use super::*;
 
 impl Gateway {
     pub(super) fn is_guest(&self, address: Ipv4Addr) -> bool {
-        let Config { subnet, gateway, host, virtual_ips, .. } = &self.config;
+        let Config { subnet, gateway, host, .. } = &self.config;
         subnet.contains(&address)
             && address != *gateway
             && address != *host
-            && !virtual_ips.contains(&address)
             && address != subnet.network()
             && address != subnet.broadcast()
     }
 
     /// Whether the gateway answers for an address.
     pub(super) fn is_own(&self, address: Ipv4Addr) -> bool {
-        address == self.config.gateway || address == self.config.host || self.config.virtual_ips.contains(&address)
+        address == self.config.gateway || address == self.config.host
     }
 
     pub(super) fn flood(&mut self, from: PortId, frame: &[u8]) {

@@ -3,8 +3,9 @@
 use super::{Args, SshPort, publish::Publish, yaml};
 use crate::{
     errors::Error,
-    host::config::{Config, DEVICE_MAC, Limits, Listeners, MAX_MTU, MIN_MTU, Network, Pcap, Policy, SUBNET},
+    host::config::{Config, DEVICE_MAC, Limits, Listeners, MAX_MTU, MIN_MTU, Network, Pcap, SUBNET},
 };
+use nitrotap_core::gateway::policy::PolicyConfig;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -31,7 +32,7 @@ pub(super) fn read_file(path: &Path) -> Result<Settings, Error> {
 pub(super) fn config(args: Args, settings: Option<Settings>, activated: bool) -> Result<Config, Error> {
     let from_file = settings.is_some();
     let file = settings.unwrap_or_default();
-    let network = network(&args, &file, from_file)?;
+    let (network, host_loopback) = network(&args, &file, from_file)?;
 
     let mut forwards = file.forwards;
     let ssh = match args.ports.ssh_port {
@@ -64,6 +65,7 @@ pub(super) fn config(args: Args, settings: Option<Settings>, activated: bool) ->
         max_flows_per_enclave: args.limits.max_flows_per_enclave,
         max_half_open: args.limits.max_half_open,
         max_udp_sessions: args.limits.max_udp_sessions,
+        max_udp_sessions_per_enclave: args.limits.max_udp_sessions_per_enclave,
         connection_rate: args.limits.connection_rate,
         flow_rate: args.limits.rate,
         memory: args.limits.memory,
@@ -79,11 +81,12 @@ pub(super) fn config(args: Args, settings: Option<Settings>, activated: bool) ->
             socket_mode: args.socket_mode,
         },
         network,
-        policy: Policy {
+        policy: PolicyConfig {
             allow: args.policy.allow,
             deny: args.policy.deny,
-            allow_imds: args.policy.allow_imds || file.allow_imds,
-            allow_host_loopback: args.policy.allow_host_loopback,
+            default: None,
+            imds: args.policy.allow_imds || file.allow_imds,
+            host_loopback,
         },
         limits,
         forwards,
@@ -94,7 +97,8 @@ pub(super) fn config(args: Args, settings: Option<Settings>, activated: bool) ->
     })
 }
 
-fn network(args: &Args, file: &Settings, from_file: bool) -> Result<Network, Error> {
+/// The network, and whether guests may reach this host's loopback.
+fn network(args: &Args, file: &Settings, from_file: bool) -> Result<(Network, bool), Error> {
     let flags = &args.network;
     let mut network = Network::in_subnet(flags.subnet.or(file.subnet).unwrap_or(SUBNET)).map_err(Error::usage)?;
     if let Some(mtu) = flags.mtu.or(file.mtu) {
@@ -110,7 +114,9 @@ fn network(args: &Args, file: &Settings, from_file: bool) -> Result<Network, Err
     if let Some(mac) = flags.gateway_mac.or(file.gateway_mac) {
         network.gateway_mac = mac.0;
     }
-    network.virtual_ips = file.virtual_ips.clone().unwrap_or_else(|| BTreeSet::from([network.host_ip]));
+    if let Some(ip) = file.virtual_ips.iter().find(|ip| **ip != network.host_ip) {
+        return Err(Error::usage(format!("stack.gatewayVirtualIPs: {ip} is not hostIP, the only one there is")));
+    }
 
     network.static_leases = file.static_leases.iter().map(|(ip, mac)| (*ip, mac.0)).collect();
     let mut given = BTreeMap::new();
@@ -129,14 +135,22 @@ fn network(args: &Args, file: &Settings, from_file: bool) -> Result<Network, Err
 
     network.nat = file.nat.clone();
     network.nat.extend(flags.nat.iter().copied());
-    if args.policy.allow_host_loopback {
-        network.nat.entry(network.host_ip).or_insert(Ipv4Addr::LOCALHOST);
-    }
+    // gvproxy's way to say it; who names it means it.
+    let named = match network.nat.remove(&network.host_ip) {
+        Some(Ipv4Addr::LOCALHOST) => true,
+        Some(other) => {
+            return Err(Error::usage(format!(
+                "{} leads to this host's loopback and not to {other}; choose another --host-ip, or another address for {other}",
+                network.host_ip
+            )));
+        }
+        None => false,
+    };
     (network.zones, network.search_domains) = if from_file {
         (file.zones.clone(), Some(file.search_domains.clone()))
     } else {
         (network.default_zones(), None)
     };
     network.check().map_err(Error::usage)?;
-    Ok(network)
+    Ok((network, named || args.policy.allow_host_loopback))
 }

@@ -44,8 +44,8 @@ fn defaults_are_gvproxys_but_for_what_is_open() {
     assert_eq!((network.mtu, network.gateway_mac), (1500, GATEWAY_MAC));
     assert_eq!((network.gateway_ip, network.device_ip, network.host_ip), (ip(1), ip(2), ip(254)));
     assert_eq!(network.static_leases.get(&ip(2)), Some(&DEVICE_MAC));
-    assert!(network.nat.is_empty() && network.virtual_ips.contains(&ip(254)) && network.zones.len() == 2);
-    assert!(config.forwards.is_empty() && !config.policy.allow_imds && !config.policy.allow_host_loopback);
+    assert!(network.nat.is_empty() && network.zones.len() == 2);
+    assert!(config.forwards.is_empty() && !config.policy.imds && !config.policy.host_loopback);
     assert_eq!(config.limits, crate::host::config::Limits::default(), "the defaults of flags and code are the same");
 }
 
@@ -56,9 +56,9 @@ fn every_flag_arrives() {
          --services unix:///s --services-on-listeners --guest-services --socket-mode 0660 --pid-file /p --metrics 127.0.0.1:9 \
          --pcap /c --pcap-snaplen 96 --publish udp:0.0.0.0:53=:53 --publish 443=192.168.99.9:8443 --proxy-protocol \
          --mtu 65520 --subnet 192.168.99.0/24 --gateway-ip 192.168.99.3 --device-ip 192.168.99.4 --host-ip 192.168.99.5 \
-         --gateway-mac 02:00:00:00:00:01 --static-lease 192.168.99.7=02:00:00:00:00:07 --nat 192.168.99.8=10.1.2.3 \
-         --resolv-conf /r --allow a --allow b --deny c --allow-imds --allow-host-loopback --max-flows 1 \
-         --max-flows-per-enclave 2 --max-half-open 3 --max-udp-sessions 4 --connection-rate 5 --rate 6K --memory 7M",
+         --gateway-mac 02:00:00:00:00:01 --static-lease 192.168.99.7=02:00:00:00:00:07 --nat 198.51.100.8=10.1.2.3 \
+         --resolv-conf /r --allow example.com:443 --allow 10.0.0.0/8 --deny tcp:any --allow-imds --allow-host-loopback --max-flows 1 \
+         --max-flows-per-enclave 2 --max-half-open 3 --max-udp-sessions 4 --max-udp-sessions-per-enclave 6 --connection-rate 5 --rate 6K --memory 7M",
     )
     .unwrap();
     let listeners = &config.listeners;
@@ -69,18 +69,18 @@ fn every_flag_arrives() {
     assert_eq!((network.mtu, network.gateway_mac), (65520, [2, 0, 0, 0, 0, 1]));
     assert_eq!([network.gateway_ip, network.device_ip, network.host_ip].map(|ip| ip.octets()[3]), [3, 4, 5]);
     assert_eq!(network.static_leases.len(), 2);
-    assert_eq!(network.nat.get(&Ipv4Addr::new(192, 168, 99, 8)), Some(&Ipv4Addr::new(10, 1, 2, 3)));
-    assert_eq!(network.nat.get(&network.host_ip), Some(&Ipv4Addr::LOCALHOST));
+    assert_eq!(network.nat.get(&Ipv4Addr::new(198, 51, 100, 8)), Some(&Ipv4Addr::new(10, 1, 2, 3)));
     let [udp, tcp] = &config.forwards[..] else { panic!("{:?}", config.forwards) };
     assert_eq!((udp.to.to_string().as_str(), udp.proxy_protocol), ("192.168.99.4:53", false));
     assert_eq!((tcp.to.to_string().as_str(), tcp.proxy_protocol), ("192.168.99.9:8443", true));
     assert_eq!((config.policy.allow.len(), config.policy.deny.len()), (2, 1));
-    assert!(config.policy.allow_imds && config.policy.allow_host_loopback);
+    assert!(config.policy.imds && config.policy.host_loopback);
     let limits = &config.limits;
     assert_eq!([limits.max_flows, limits.max_flows_per_enclave].map(NonZeroUsize::get), [1, 2]);
     assert_eq!([limits.max_half_open, limits.max_udp_sessions].map(NonZeroUsize::get), [3, 4]);
     assert_eq!(limits.connection_rate.map(NonZeroU32::get), Some(5));
-    assert_eq!((limits.flow_rate.map(NonZeroU64::get), limits.memory), (Some(6 << 10), 7 << 20));
+    assert_eq!(limits.flow_rate.map(NonZeroU64::get), Some(6 << 10));
+    assert_eq!((limits.max_udp_sessions_per_enclave.get(), limits.memory), (6, 7 << 20));
     assert_eq!(config.pcap.as_ref().map(|pcap| pcap.snaplen), Some(96));
     assert_eq!((config.resolv_conf.to_str(), config.pid_file.as_ref().unwrap().to_str()), (Some("/r"), Some("/p")));
     assert_eq!(config.metrics, Some(([127, 0, 0, 1], 9).into()));
@@ -94,7 +94,7 @@ fn a_gvproxy_command_line_runs_unchanged() {
     )
     .unwrap();
     assert_eq!((config.listeners.links.len(), config.network.mtu), (2, 65000));
-    assert!(config.policy.allow_imds);
+    assert!(config.policy.imds);
     assert_eq!(config.network.gateway_ip, Ipv4Addr::new(10, 9, 0, 7));
     assert_eq!(config.forwards[0].name, "127.0.0.1:2222");
     assert_eq!(config.forwards[0].to.to_string(), "10.9.0.2:22");
@@ -123,12 +123,14 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
             "twice",
         ),
         ("--listen unix:///a --nat 192.168.127.3=host", "\"host\""),
+        ("--listen unix:///a --nat 192.168.127.3=10.0.0.1", "traffic to 192.168.127.3"),
+        ("--listen unix:///a --nat 192.168.127.254=10.0.0.1", "choose another --host-ip"),
+        ("--listen unix:///a --allow 10.0.0.0/33", "--allow"),
         ("--listen unix:///a --publish 80", "expected [PROTO:]"),
         ("--listen unix:///a --publish 80=:1 --publish 80=:2", "published twice"),
         ("--listen unix:///a --socket-mode 888", "octal"),
         ("--listen unix:///a --ssh-port 22", "1024 to 65535"),
         ("--listen unix:///a --memory 1K", "from 1M on"),
-        ("--listen unix:///a --rate 0", "number of bytes"),
         ("--listen unix:///a --max-flows 0", "max-flows"),
         ("--listen unix:///a --config /nowhere/x.yaml", "/nowhere/x.yaml"),
         ("--listen unix:///a -listen-vfkit unixgram:///v", "--listen-qemu"),
@@ -155,7 +157,7 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     // As in gvproxy, what a file does not say is not there.
     assert!(config.network.static_leases.is_empty() && config.network.zones.is_empty());
     assert_eq!(config.network.search_domains, Some(Vec::new()));
-    assert_eq!(config.network.nat.len(), 1);
+    assert!(config.policy.host_loopback && config.network.nat.is_empty(), "gvproxy's way to allow it");
     let config = parse(&format!(
         "--config {path} --listen unix:///a --mtu 1400 --pid-file /flag --publish 1=:1 --static-lease 10.0.0.9=02:00:00:00:00:09"
     ))

@@ -7,18 +7,14 @@ use super::publish_local;
 use crate::host::{
     address::{ListenUrl, Purpose},
     control::Forward,
-    services::{Record, Zone},
 };
 use ipnet::Ipv4Net;
-use nitrotap_core::link::MacAddr;
-use serde::Deserialize;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::Ipv4Addr,
-    path::PathBuf,
-    str::FromStr,
+use nitrotap_core::{
+    gateway::dns::{Record, Zone},
+    link::MacAddr,
 };
+use serde::Deserialize;
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
 /// Longest file, in bytes.
 pub(super) const MAX_FILE: u64 = 1 << 20;
@@ -126,7 +122,7 @@ pub(super) struct Settings {
     pub(super) search_domains: Vec<String>,
     pub(super) forwards: Vec<Forward>,
     pub(super) nat: BTreeMap<Ipv4Addr, Ipv4Addr>,
-    pub(super) virtual_ips: Option<BTreeSet<Ipv4Addr>>,
+    pub(super) virtual_ips: Vec<Ipv4Addr>,
     pub(super) static_leases: BTreeMap<Ipv4Addr, MacAddr>,
     pub(super) allow_imds: bool,
 }
@@ -171,8 +167,10 @@ pub(super) fn read(text: &str) -> Result<Settings, String> {
         nat: pairs("stack.nat", stack.nat)?,
         virtual_ips: stack
             .gateway_virtual_ips
-            .map(|ips| ips.iter().map(|ip| parse("stack.gatewayVirtualIPs", ip)).collect())
-            .transpose()?,
+            .unwrap_or_default()
+            .iter()
+            .map(|ip| parse("stack.gatewayVirtualIPs", ip))
+            .collect::<Result<_, _>>()?,
         static_leases: pairs("stack.dhcpStaticLeases", stack.dhcp_static_leases)?,
         allow_imds: stack.ec2_metadata_access == Some(true),
     })
@@ -249,7 +247,7 @@ fn zone(zone: ZoneFile) -> Result<Zone, String> {
     let record = |record: RecordFile| {
         Ok(Record {
             name: record.name.unwrap_or_default(),
-            ip: value("stack.dns.records.ip", record.ip)?,
+            ip: parse("stack.dns.records.ip", &record.ip.unwrap_or_default())?,
             regexp: record.regexp.filter(|text| !text.is_empty()),
         })
     };

@@ -13,7 +13,7 @@ use rustix::{
     },
 };
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{SocketAddr, SocketAddrV4},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -46,7 +46,7 @@ impl Worker {
     pub(super) fn dial(&mut self, now: Instant, flow: FlowId, target: Target, guest: SocketAddrV4) {
         let dialed = match target {
             Target::Address(to) => self.dial_address(flow, to),
-            Target::Dns | Target::Services => self.dial_service(flow, target, *guest.ip()),
+            Target::Dns | Target::Services => self.dial_service(flow, target, guest),
         };
         match dialed {
             Ok(connected) => {
@@ -77,11 +77,11 @@ impl Worker {
         Ok(connected)
     }
 
-    fn dial_service(&mut self, flow: FlowId, target: Target, guest: Ipv4Addr) -> io::Result<bool> {
+    fn dial_service(&mut self, flow: FlowId, target: Target, guest: SocketAddrV4) -> io::Result<bool> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .inspect_err(|_| self.counters.no_socket += 1)?;
-        if !(self.hooks.serve)(target, theirs, guest) {
+        if !(self.hooks.serve)(target, guest, theirs) {
             return Err(Errno::CONNREFUSED);
         }
         self.poller.watch(&ours, Source::Flow(flow))?;

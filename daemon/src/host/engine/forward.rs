@@ -122,8 +122,9 @@ impl Worker {
             };
             self.counters.accepted += 1;
             let prologue = match (forward.proxy_protocol, client, rustix::net::getsockname(&fd)) {
+                // A socket for both families sees IPv4 as mapped IPv6.
                 (true, Some(client), Ok(local)) => SocketAddr::try_from(local)
-                    .map_or_else(|_| Vec::new(), |local| proxy_protocol::encode(client, local)),
+                    .map_or_else(|_| Vec::new(), |local| proxy_protocol::encode(canonical(client), canonical(local))),
                 _ => Vec::new(),
             };
             let to = forward.to;
@@ -190,6 +191,10 @@ impl Worker {
         self.buffer = buffer;
         more
     }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn is_guest(gateway: &Gateway, address: Ipv4Addr) -> bool {

@@ -2,36 +2,22 @@
 
 use super::*;
 use crate::host::{
-    fake::{Given, data_thread},
-    services::{Scope, Zone, Zones},
+    fake::{Given, data_thread, names},
+    services::Scope,
     socket::Bound,
 };
 use nitrotap_core::frame::Framing;
 use std::{
-    future::Future,
     io::{Read as _, Write as _},
     net::Shutdown,
     os::unix::net::UnixStream,
     path::Path,
-    pin::Pin,
     sync::mpsc::Receiver,
 };
 
 const GO: &str = "POST /connect HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: 0\r\n\r\n";
 const NOT_FOUND: &str = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\n\
     X-Content-Type-Options: nosniff\r\nContent-Length: 19\r\n\r\n404 page not found\n";
-
-struct NoZones;
-
-impl Zones for NoZones {
-    fn zones(&self) -> Pin<Box<dyn Future<Output = Vec<Zone>> + Send + '_>> {
-        Box::pin(async { Vec::new() })
-    }
-
-    fn add_zone(&self, _: Zone) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
-        Box::pin(async { Ok(()) })
-    }
-}
 
 fn acceptor(path: &Path, scheme: &str) -> Acceptor {
     let url = format!("{scheme}://{}", path.display()).parse().unwrap();
@@ -41,7 +27,7 @@ fn acceptor(path: &Path, scheme: &str) -> Acceptor {
 /// A link listener on a socket at `path`, with a data thread behind it.
 fn link_listener(path: &Path, with_services: bool) -> Receiver<Given> {
     let (handle, given) = data_thread();
-    let services = with_services.then(|| Services::new(handle.clone(), Arc::new(NoZones), Scope::All));
+    let services = with_services.then(|| Services::new(handle.clone(), names(), Scope::All));
     tokio::spawn(LinkListener { acceptor: acceptor(path, "unix"), index: 5, handle, services }.serve());
     given
 }

@@ -1,6 +1,7 @@
 //! JSON as Go reads and writes it.
 
 use crate::host::control::{Mac, Stats};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
 
@@ -18,18 +19,17 @@ pub(super) fn read(body: &[u8], kind: &'static str) -> Result<Object, String> {
     match serde_json::Deserializer::from_slice(body).into_iter::<Value>().next() {
         None => Err("EOF".to_owned()),
         Some(Err(error)) => Err(error.to_string()),
-        Some(Ok(value)) => Object::new(value, kind, None),
+        Some(Ok(value)) => Object::new(value, kind),
     }
 }
 
 impl Object {
-    fn new(value: Value, kind: &'static str, field: Option<&str>) -> Result<Self, String> {
+    fn new(value: Value, kind: &'static str) -> Result<Self, String> {
         match value {
             Value::Object(fields) => Ok(Self { kind, fields }),
             Value::Null => Ok(Self { kind, fields: Map::new() }),
             other @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
-                let of = field.map_or_else(|| "value".to_owned(), |field| format!("struct field {field}"));
-                Err(format!("json: cannot unmarshal {} into Go {of} of type types.{kind}", name(&other)))
+                Err(format!("json: cannot unmarshal {} into Go value of type types.{kind}", name(&other)))
             }
         }
     }
@@ -58,22 +58,9 @@ impl Object {
         }
     }
 
-    /// A field with a list of objects; empty if it is not there.
-    pub(super) fn objects(&self, field: &str, kind: &'static str) -> Result<Vec<Self>, String> {
-        match self.field(field) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(values)) => {
-                let place = format!("{}.{field}", self.kind);
-                values.iter().map(|value| Self::new(value.clone(), kind, Some(&place))).collect()
-            }
-            Some(other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_))) => {
-                Err(format!(
-                    "json: cannot unmarshal {} into Go struct field {}.{field} of type []types.{kind}",
-                    name(other),
-                    self.kind
-                ))
-            }
-        }
+    /// The object as a type of ours.
+    pub(super) fn into<T: DeserializeOwned>(self) -> Result<T, String> {
+        serde_json::from_value(Value::Object(self.fields)).map_err(|error| error.to_string())
     }
 }
 
@@ -134,7 +121,7 @@ mod tests {
     fn objects_are_read_as_go_reads_them() {
         let object = read(br#"{"LOCAL":":1","x":[1],"remote":null} trailing"#, "ExposeRequest").unwrap();
         assert_eq!((object.string("local"), object.string("remote")), (Ok(":1"), Ok("")));
-        assert_eq!(read(b"null", "Zone").unwrap().objects("Records", "Record"), Ok(Vec::new()));
+        assert_eq!(read(b"null", "ExposeRequest").unwrap().string("local"), Ok(""));
     }
 
     #[test]
@@ -148,8 +135,6 @@ mod tests {
             read(br#"{"local":1}"#, "ExposeRequest").unwrap().string("local").unwrap_err(),
             "json: cannot unmarshal number into Go struct field ExposeRequest.local of type string"
         );
-        assert!(read(br#"{"Records":{}}"#, "Zone").unwrap().objects("Records", "Record").is_err());
-        assert!(read(br#"{"Records":[1]}"#, "Zone").unwrap().objects("Records", "Record").is_err());
     }
 
     #[test]

@@ -1,31 +1,12 @@
 //! The REST interface over real sockets, against a data thread that is not there.
 
 use super::*;
-use crate::host::fake::{Given, data_thread};
+use crate::host::fake::{Given, data_thread, names};
 use std::{
     io::{Read as _, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-#[derive(Default)]
-struct OneZone(Mutex<Vec<Zone>>);
-
-impl Zones for OneZone {
-    fn zones(&self) -> Pin<Box<dyn Future<Output = Vec<Zone>> + Send + '_>> {
-        Box::pin(async { self.0.lock().unwrap().clone() })
-    }
-
-    fn add_zone(&self, zone: Zone) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
-        Box::pin(async move {
-            if zone.records.iter().any(|record| record.regexp.as_deref() == Some("(")) {
-                return Err("error parsing regexp: missing closing ): `(`".to_owned());
-            }
-            self.0.lock().unwrap().push(zone);
-            Ok(())
-        })
-    }
-}
 
 /// Sends `requests` one after the other on one connection, the last with an order to close, and gives all that comes back.
 async fn talk(services: &Services, peer: Option<IpAddr>, requests: &str) -> String {
@@ -62,7 +43,7 @@ async fn ask(services: &Services, method: &str, path: &str, body: &str) -> (u16,
 
 fn services(scope: Scope) -> (Services, std::sync::mpsc::Receiver<Given>) {
     let (handle, given) = data_thread();
-    (Services::new(handle, Arc::new(OneZone::default()), scope), given)
+    (Services::new(handle, names(), scope), given)
 }
 
 #[tokio::test]
@@ -121,16 +102,16 @@ async fn the_rest_of_the_interface_is_gvproxys_too() {
         (
             "POST",
             "/services/dns/add",
-            r#"{"Records":[{"Regexp":"("}]}"#,
+            r#"{"Records":[{"IP":"10.0.0.1x"}]}"#,
             400,
-            "error parsing regexp: missing closing ): `(`\n",
+            "record of \"\": \"10.0.0.1x\" is no IPv4 address: invalid IPv4 address syntax\n",
         ),
         (
             "GET",
             "/services/dns/all",
             "",
             200,
-            "[{\"Name\":\"corp.internal.\",\"Records\":[{\"Name\":\"a\",\"IP\":\"10.0.0.1\",\"Regexp\":null}],\
+            "[{\"Name\":\"corp.internal.\",\"Records\":[{\"Name\":\"a\",\"IP\":\"10.0.0.1\"}],\
              \"DefaultIP\":\"10.0.0.9\"}]\n",
         ),
         ("GET", "/tunnel", "", 500, "ip is mandatory\n"),

@@ -1,0 +1,139 @@
+//! Data thread and name server, started and bound to each other.
+//!
+//! They need each other: the thread hands queries to the name server and gets answers back through its mailbox.
+
+use super::{
+    config::Config,
+    control::Handle,
+    dns::{self, DnsHandle, DnsService},
+    engine::{self, CaptureConfig, EngineConfig},
+};
+use crate::{clock::Clock, drive::mailbox::Mailbox, errors::Error, metrics::Sources};
+use nitrotap_core::gateway::{
+    self, Target, TenantLimits,
+    dns::{DnsConfig, Transport},
+    policy,
+};
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::Ipv4Addr,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+    sync::Arc,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Connections of guests that wait to be served by the name server, or the REST interface; one more is refused.
+const MAX_WAITING: usize = 64;
+
+/// Bytes of a capture; after that no more frames are written.
+const MAX_CAPTURE: u64 = 4 << 30;
+
+/// A running data thread and its name server.
+pub(super) struct Running {
+    pub(super) handle: Handle,
+    pub(super) names: DnsHandle,
+    /// Who comes to port 80 of the gateway; nobody ever unless `guest_services`.
+    pub(super) guests: mpsc::Receiver<Guest>,
+    /// Told when the data thread has ended: without an error only after [`Handle::stop`].
+    pub(super) ended: oneshot::Receiver<Result<(), Error>>,
+}
+
+/// A guest at the gateway's REST interface.
+#[derive(Debug)]
+pub(super) struct Guest {
+    /// Non-blocking.
+    pub(super) stream: OwnedFd,
+    pub(super) address: Ipv4Addr,
+}
+
+/// Starts both; the name server on the runtime around this call.
+pub(super) fn start(config: &Config, sources: &Sources) -> Result<Running, Error> {
+    let clock = Clock::start();
+    let mailbox = Mailbox::new().map_err(|e| Error::runtime(format!("cannot make an event descriptor: {e}")))?;
+    let handle = Handle::new(mailbox.clone());
+    let names = name_server(config, &handle, clock)?;
+    sources.add_counters(Arc::clone(names.counters()));
+
+    let (streams, guests_of_names) = mpsc::channel(MAX_WAITING);
+    let (to_services, guests) = mpsc::channel(MAX_WAITING);
+    tokio::spawn(serve_streams(guests_of_names, names.clone()));
+    let asked = names.clone();
+    let hooks = engine::Hooks {
+        ask: Box::new(move |client, query| asked.try_query(client, Transport::Udp, query)),
+        serve: Box::new(move |target, guest, stream| match target {
+            Target::Dns => streams.try_send(stream).is_ok(),
+            Target::Services => to_services.try_send(Guest { stream, address: *guest.ip() }).is_ok(),
+            Target::Address(_) => false,
+        }),
+    };
+    let capture = config.pcap.as_ref().map(|pcap| CaptureConfig {
+        path: pcap.file.clone(),
+        snaplen: pcap.snaplen,
+        budget: MAX_CAPTURE,
+    });
+    let flow_rate = config.limits.flow_rate.map(Into::into);
+    let engine = EngineConfig { gateway: gateway_config(config), hooks, capture, flow_rate };
+    let ended = engine::start(engine, clock, mailbox, sources)?;
+    Ok(Running { handle, names, guests, ended })
+}
+
+fn name_server(config: &Config, handle: &Handle, clock: Clock) -> Result<DnsHandle, Error> {
+    // A policy of the name server's own: it asks about names only, and those are not learned.
+    let policy = policy::Policy::new(config.policy.clone()).map_err(|e| Error::usage(e.to_string()))?;
+    let (answers, learning) = (handle.clone(), handle.clone());
+    let hooks = dns::Hooks {
+        answer: Box::new(move |client, answer| answers.dns_answer(client, answer)),
+        seen: Some(Box::new(move |answer| learning.learn(answer.to_vec()))),
+        filter: Some(Box::new(move |name: &str| policy.name_allowed(name))),
+    };
+    let settings =
+        dns::Settings { resolv_conf: config.resolv_conf.clone(), hosts: Some(PathBuf::from("/etc/hosts")), port: None };
+    let zones = DnsConfig::new(config.network.zones.clone(), seed());
+    let (names, service) = DnsService::new(zones, settings, hooks, clock)
+        .map_err(|e| Error::usage(format!("the zones of the name server cannot be: {e}")))?;
+    tokio::spawn(service.run());
+    Ok(names)
+}
+
+async fn serve_streams(mut streams: mpsc::Receiver<OwnedFd>, names: DnsHandle) {
+    while let Some(fd) = streams.recv().await {
+        let names = names.clone();
+        match tokio::net::UnixStream::from_std(UnixStream::from(fd)) {
+            Ok(stream) => drop(tokio::spawn(async move { names.serve_tcp(stream).await })),
+            Err(error) => tracing::warn!(%error, "cannot serve a DNS stream"),
+        }
+    }
+}
+
+fn gateway_config(config: &Config) -> gateway::Config {
+    let (network, limits) = (&config.network, &config.limits);
+    gateway::Config {
+        subnet: network.subnet,
+        gateway: network.gateway_ip,
+        gateway_mac: network.gateway_mac,
+        host: network.host_ip,
+        mtu: network.mtu,
+        nat: network.nat.iter().map(|(from, to)| (*from, (*to).into())).collect(),
+        policy: config.policy.clone(),
+        search: network.search_domains.clone().unwrap_or_else(|| dns::search_domains(&config.resolv_conf)),
+        static_leases: network.static_leases.clone(),
+        guest_services: config.listeners.guest_services,
+        tenant: TenantLimits {
+            flows: limits.max_flows_per_enclave.get(),
+            half_open: limits.max_half_open.get(),
+            sessions: limits.max_udp_sessions_per_enclave.get(),
+            rate: limits.connection_rate.map(Into::into),
+        },
+        max_flows: limits.max_flows.get(),
+        max_sessions: limits.max_udp_sessions.get(),
+        memory: usize::try_from(limits.memory).unwrap_or(usize::MAX),
+        seed: seed(),
+        ..gateway::Config::default()
+    }
+}
+
+/// From the kernel's random numbers, by the keys of a hash.
+fn seed() -> u64 {
+    RandomState::new().hash_one(0)
+}
