@@ -1,7 +1,7 @@
 //! `nitrotap host`: the gateway that enclaves connect to.
 //!
-//! [`run`] is the control side: listeners, REST interface, metrics, signals, on tokio. It asks the data thread through
-//! [`control::Handle`] and never touches a frame.
+//! [`run`] is the control side: listeners, REST interface, name server, metrics, signals, on tokio. It asks the data thread
+//! ([`engine`]) through [`control::Handle`] and never touches a frame.
 
 pub(crate) mod address;
 pub(crate) mod config;
@@ -196,7 +196,7 @@ async fn publish(config: &Config, handle: &Handle) -> Result<(), Error> {
         let what = format!("{} {} to {}", forward.local.protocol(), forward.name, forward.to);
         let stopped = |error: Stopped| Error::runtime(format!("cannot publish {what}: {error}"));
         match handle.expose(forward.clone()).await.map_err(stopped)? {
-            Ok(address) => tracing::info!(%address, to = %forward.to, "published"),
+            Ok(_) => {}
             Err(ExposeError::Bind { error, .. }) => {
                 let remedy = crate::http::remedy(&error);
                 return Err(Error::runtime(format!("cannot publish {what}: {error}; {remedy}")));

@@ -94,7 +94,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
 
-    /// Write all frames into this file, for Wireshark
+    /// Write all frames into this file, for Wireshark, up to 4 GiB
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
 

@@ -7,7 +7,8 @@
 //! - a forward that exists is `proxy already running for tcp on :443`, and a port that is no number
 //!   `strconv.ParseUint: …`, as in later versions;
 //! - what makes gvproxy end the connection without a word (a remote that is no IPv4 address, a tunnel to none) is 400;
-//! - JSON that cannot be read is 400 with the words of this parser, except where the type of a field is wrong;
+//! - JSON that cannot be read, and a zone that cannot be taken, are 400 with words of their own;
+//! - a record without an expression has no `Regexp`, as in later versions;
 //! - `expose` for `unix` replaces a dead socket only, where gvproxy removes whatever file is there;
 //! - `/stats` has this gateway's counters; redirects for folders are 404.
 

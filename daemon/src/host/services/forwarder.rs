@@ -48,8 +48,8 @@ pub(super) async fn expose(handle: &Handle, body: &[u8], peer: Option<IpAddr>) -
         Err(refused) => return refused,
     };
     let local = match request.wanted {
-        Wanted::Tcp => resolve(&request.local).await.map(Local::Tcp).map_err(|e| format!("listen tcp: {e}")),
-        Wanted::Udp => resolve(&request.local).await.map(Local::Udp),
+        Wanted::Tcp => resolve(&request.local, "tcp").await.map(Local::Tcp).map_err(|e| format!("listen tcp: {e}")),
+        Wanted::Udp => resolve(&request.local, "udp").await.map(Local::Udp),
         Wanted::Unix => unix(&request.local),
     };
     let local = match local {
@@ -207,7 +207,7 @@ fn tcp_url(remote: &str) -> Result<SocketAddrV4, Answer> {
 }
 
 /// Where a TCP or UDP forward listens. Without a host it is all interfaces, without anything any port of them.
-async fn resolve(local: &str) -> Result<SocketAddr, String> {
+async fn resolve(local: &str, protocol: &str) -> Result<SocketAddr, String> {
     if local.is_empty() {
         return Ok(SocketAddr::new(any_interface(), 0));
     }
@@ -215,7 +215,7 @@ async fn resolve(local: &str) -> Result<SocketAddr, String> {
         return Ok(address);
     }
     let (host, port) = split_host_port(local)?;
-    let port: u16 = port.parse().map_err(|_| format!("address {local}: invalid port"))?;
+    let port: u16 = port.parse().map_err(|_| format!("lookup {protocol}/{port}: unknown port"))?;
     match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await {
         Ok(Ok(mut addresses)) => addresses.next().ok_or_else(|| format!("lookup {host}: no such host")),
         Ok(Err(error)) => Err(format!("lookup {host}: {error}")),
@@ -324,13 +324,13 @@ mod tests {
     #[tokio::test]
     async fn local_addresses_without_a_host_are_all_interfaces() {
         for (local, port) in [(":443", 443), ("", 0), ("0.0.0.0:7", 7)] {
-            let address = resolve(local).await.unwrap();
+            let address = resolve(local, "tcp").await.unwrap();
             assert!(address.ip().is_unspecified() && address.port() == port, "{local}");
         }
-        assert_eq!(resolve("127.0.0.1:5").await, Ok("127.0.0.1:5".parse().unwrap()));
-        assert_eq!(resolve("localhost:5").await, Ok("127.0.0.1:5".parse().unwrap()));
-        assert_eq!(resolve("1").await.unwrap_err(), "address 1: missing port in address");
-        assert_eq!(resolve("127.0.0.1:x").await.unwrap_err(), "address 127.0.0.1:x: invalid port");
+        assert_eq!(resolve("127.0.0.1:5", "tcp").await, Ok("127.0.0.1:5".parse().unwrap()));
+        assert_eq!(resolve("localhost:5", "tcp").await, Ok("127.0.0.1:5".parse().unwrap()));
+        assert_eq!(resolve("1", "tcp").await.unwrap_err(), "address 1: missing port in address");
+        assert_eq!(resolve("127.0.0.1:x", "udp").await.unwrap_err(), "lookup udp/x: unknown port");
     }
 
     #[test]
