@@ -38,9 +38,12 @@ impl Cli {
     }
 
     pub(crate) fn run(self) -> Result<ExitCode, Error> {
-        // The gateway may log elsewhere, and sees to it itself.
-        if !matches!(self.role, Role::Host(_)) {
-            crate::logging::init(self.log_format);
+        match self.role {
+            // The gateway may log elsewhere, and sees to it itself.
+            Role::Host(_) => {}
+            // Its gateway has one link, which tells its story at the other end.
+            Role::Local(_) => crate::logging::init(self.log_format, "info,nitrotap::host=warn"),
+            Role::Enclave(_) | Role::Proxy(_) | Role::LocalStage(_) => crate::logging::init(self.log_format, "info"),
         }
         match self.role {
             Role::Host(args) => host::run(*args, self.log_format),

@@ -143,6 +143,44 @@ fn failure(end: Result<Result<(), Error>, oneshot::error::RecvError>) -> Error {
     }
 }
 
+/// A gateway inside another role, without signals, systemd and a REST interface. Ended on drop.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    handle: Handle,
+    ended: oneshot::Receiver<Result<(), Error>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Embedded {
+    /// Starts it; when this returns, its listeners listen.
+    pub(crate) async fn start(config: Config) -> Result<Self, Error> {
+        let sources = Sources::default();
+        let Running { handle, names, guests, ended } = gateway::start(&config, &sources)?;
+        let mut embedded = Self { handle, ended, _tasks: JoinSet::new() };
+        let Self { handle, _tasks: tasks, .. } = &mut embedded;
+        serve(tasks, &config, Activated::default(), handle, &names, guests, sources).await?;
+        Ok(embedded)
+    }
+
+    /// Resolves when the data thread has ended by itself.
+    pub(crate) async fn failed(&mut self) -> Error {
+        let Self { ended, .. } = self;
+        match failure(ended.await) {
+            Error::Usage(message) | Error::Runtime(message) => Error::runtime(message),
+        }
+    }
+
+    pub(crate) const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.handle.stop();
+    }
+}
+
 /// Publishes, binds and starts what was asked for. After an error the caller ends the tasks.
 async fn serve(
     tasks: &mut JoinSet<()>,

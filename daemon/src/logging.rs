@@ -25,9 +25,10 @@ pub(crate) struct Target {
     pub(crate) level: Option<&'static str>,
 }
 
-/// Installs the process-wide subscriber. `NITROTAP_LOG` takes a `tracing` filter such as `debug` or `nitrotap=trace`.
-pub(crate) fn init(format: LogFormat) {
-    install(format, None, "info");
+/// Installs the process-wide subscriber. `NITROTAP_LOG` takes a `tracing` filter such as `debug` or `nitrotap=trace`;
+/// `level` is one for when it is silent.
+pub(crate) fn init(format: LogFormat, level: &str) {
+    install(format, None, level);
 }
 
 /// Installs the process-wide subscriber with a target of its own.

@@ -39,7 +39,8 @@ use std::{
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
     nitrotap host --listen vsock://:1024\n  \
-    nitrotap host --listen vsock://:1024 --publish 0.0.0.0:443=:443 --services unix:///run/nitrotap/services.sock\n  \
+    nitrotap host --listen vsock://:1024 --publish 0.0.0.0:443=:443\n  \
+    nitrotap host --listen vsock://:1024 --services unix:///run/nitrotap/services.sock\n  \
     nitrotap host --listen vsock://:1024 --mtu 65520 --allow-imds --metrics 127.0.0.1:9090\n  \
     nitrotap host --listen-qemu unix:///tmp/qemu.sock --pcap /tmp/frames.pcap\n  \
     curl --unix-socket /run/nitrotap/services.sock http://x/services/forwarder/expose \\\n      \

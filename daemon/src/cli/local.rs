@@ -11,7 +11,7 @@ use std::{ffi::OsString, fs, net::Ipv4Addr, process::ExitCode};
 
 /// Run a command in a pseudo-enclave: namespaces, a real TAP device, real frames, a gateway outside
 ///
-/// The command finds the network that it would have in an enclave behind gvproxy: address 192.168.127.2, gateway and
+/// The command finds the network that it would have in an enclave behind `nitrotap host`: address 192.168.127.2, gateway and
 /// name server 192.168.127.1, this machine's loopback as 192.168.127.254. It is root inside and nobody outside, and its
 /// exit code becomes ours. Works as root and as an ordinary user; leaves nothing behind.
 #[derive(clap::Args, Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "[ADDR:]PORT[:PORT]")]
     publish: Vec<Publish>,
 
-    /// The gateway to run: a gvproxy, with arguments separated by blanks [default: gvproxy on PATH]
+    /// The gateway to run: a gvproxy, with arguments separated by blanks [default: that of nitrotap host, built in]
     #[arg(long, value_name = "CMD")]
     gateway_command: Option<String>,
 
@@ -46,6 +46,7 @@ pub(crate) struct Args {
 const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
+    crate::limits::raise_nofile();
     // One thread: a child's wish to die with its parent is tied to the thread that started it.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -70,6 +71,9 @@ async fn local(args: Args) -> Result<ExitCode, Error> {
     let sync = tokio::net::UnixListener::bind(folder.sync_socket()).map_err(failed)?;
     let mut init: Vec<OsString> = ["enclave", "--namespace-init", "--host"].map(Into::into).to_vec();
     init.push(format!("unix://{}", socket.display()).into());
+    if let Some(mtu) = gateway.mtu() {
+        init.extend(["--mtu".into(), mtu.to_string().into()]);
+    }
     if shared_terminal {
         init.push("--shared-terminal".into());
     }
