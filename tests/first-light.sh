@@ -1,6 +1,6 @@
 #!/bin/sh
-# The main job on a fresh Linux box: an app in a pseudo-enclave is fetched from outside, through the reverse proxy, the
-# TAP device, the frames and the gateway. Needs a Rust toolchain and, from the distribution's packages, gvproxy.
+# The main job on a fresh Linux box: an app in a pseudo-enclave is fetched from outside, through the gateway, the frames,
+# the TAP device and the reverse proxy. Needs a Rust toolchain and nothing else.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -8,22 +8,18 @@ echo "1. Building nitrotap and a hello-world app"
 cargo build --release -p nitrotap -p nitrotap-tests --bins
 bin=${CARGO_TARGET_DIR:-target}/release
 
-echo "2. Fetching the gateway (gvproxy) from the distribution's packages"
-sh tests/peers.sh gvproxy
-gvproxy=${NITROTAP_PEERS:-target/peers}/gvproxy
-
 port=$((20000 + $$ % 20000))
 answer=$(mktemp)
 app=
 trap '[ -z "$app" ] || kill "$app" 2>/dev/null; rm -f "$answer"' EXIT
 
-echo "3. Starting the app in a pseudo-enclave; port $port outside leads to the reverse proxy inside"
-"$bin/nitrotap" local --gateway-command "$gvproxy" --publish "$port:80" \
+echo "2. Starting the app in a pseudo-enclave; port $port outside leads to the reverse proxy inside"
+"$bin/nitrotap" local --publish "$port:80" \
     --listen 0.0.0.0:80 --upstream http://127.0.0.1:8080 \
     -- "$bin/nitrotap-test-guest" http-server 127.0.0.1:8080 &
 app=$!
 
-echo "4. Fetching from outside"
+echo "3. Fetching from outside"
 tries=0
 until "$bin/nitrotap-test-guest" http-get "http://127.0.0.1:$port/first-light" >"$answer" 2>/dev/null; do
     kill -0 "$app" 2>/dev/null || { echo "the pseudo-enclave ended; its message is above" >&2; exit 1; }
@@ -33,7 +29,7 @@ until "$bin/nitrotap-test-guest" http-get "http://127.0.0.1:$port/first-light" >
 done
 cat "$answer"
 
-echo "5. Stopping it"
+echo "4. Stopping it"
 kill "$app"
 wait "$app" || true
 app=
