@@ -1,4 +1,4 @@
-# A pseudo-enclave for scripts, to be sourced by bash: namespaces, the real gvproxy, `nitrotap enclave`, and an app inside.
+# A pseudo-enclave for scripts, to be sourced by bash: namespaces, a gateway, `nitrotap enclave`, and an app inside.
 #
 # The caller runs `lab_start`; whatever is started ends with the script, by pid. Traffic stays on the loopback and in the
 # namespace. Programs inside reach the machine's loopback as $HOST; the machine reaches ports inside with `lab_expose`.
@@ -54,19 +54,31 @@ enter() {
     exec nsenter --target "$holder" --user --net --mount --preserve-credentials -- "$@" {lab_hold}>&-
 }
 
-# Starts gvproxy and returns once it listens.
+# Starts a gateway, gvproxy or nitrotap, with further arguments, and returns once it listens.
 lab_gateway() {
-    rm -f "$socket"
-    gvproxy -listen "unix://$socket" -ssh-port -1 >>"$scratch/gvproxy.log" 2>&1 {lab_hold}>&- &
+    local kind=${1:-gvproxy}
+    shift $(($# > 0))
+    rm -f "$socket" "$scratch/services.sock"
+    case $kind in
+        gvproxy)
+            services=$socket
+            gvproxy -listen "unix://$socket" -ssh-port -1 "$@" >>"$scratch/gateway.log" 2>&1 {lab_hold}>&- &
+            ;;
+        nitrotap)
+            services=$scratch/services.sock
+            "$nitrotap" host --listen "unix://$socket" --services "unix://$services" --allow-host-loopback "$@" \
+                >>"$scratch/gateway.log" 2>&1 {lab_hold}>&- &
+            ;;
+    esac
     gateway=$!
     until lab_ask /services/forwarder/all >/dev/null 2>&1; do
-        kill -0 "$gateway" 2>/dev/null || lab_fail "gvproxy ended: $(cat "$scratch/gvproxy.log")"
+        kill -0 "$gateway" 2>/dev/null || lab_fail "the gateway ended: $(cat "$scratch/gateway.log")"
         sleep 0.02
     done
 }
 
 lab_ask() {
-    curl --silent --show-error --fail-with-body --max-time 5 --unix-socket "$socket" "http://gvproxy$@"
+    curl --silent --show-error --fail-with-body --max-time 5 --unix-socket "$services" "http://gateway$@"
 }
 
 # Makes port $1 of the machine's loopback lead to port $2 inside.
@@ -74,7 +86,7 @@ lab_expose() {
     local answer
     answer=$(lab_ask /services/forwarder/expose --data \
         "{\"local\":\"127.0.0.1:$1\",\"remote\":\"$ENCLAVE:$2\",\"protocol\":\"tcp\"}") ||
-        lab_fail "gvproxy does not expose port $1: $answer"
+        lab_fail "the gateway does not expose port $1: $answer"
 }
 
 # Starts `nitrotap enclave` with further arguments and returns once its link is up.
