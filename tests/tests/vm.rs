@@ -1,4 +1,4 @@
-//! In an emulated enclave: a real kernel, real AF_VSOCK, the statically linked program, and the real gvproxy outside.
+//! In an emulated enclave: a real kernel, real AF_VSOCK, the statically linked program, and each gateway outside.
 
 use nitrotap_tests::{
     Metrics, Scratch, enclave,
@@ -21,9 +21,33 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const APP_CODE: u8 = 7;
 
 #[test]
-fn an_app_in_an_emulated_enclave_serves_and_fetches() {
+fn an_app_in_an_emulated_enclave_serves_and_fetches_through_stock_gvproxy() {
+    an_app_in_an_emulated_enclave_serves_and_fetches(Kind::Stock);
+}
+
+#[test]
+fn an_app_in_an_emulated_enclave_serves_and_fetches_through_our_host() {
+    an_app_in_an_emulated_enclave_serves_and_fetches(Kind::Ours);
+}
+
+/// Both ends of nitrotap in one guest, over its loopback vsock: the host's listener on AF_VSOCK too is a real one.
+#[test]
+fn our_host_listens_on_real_vsock() {
     let emulation = require!(Emulation::find());
-    let mut gateway = require!(Kind::Stock.start());
+    let nobody = Scratch::new();
+    let log = emulation.boot(BOTH_ENDS, &[], &nobody.join("nobody")).finish(PATIENCE).stdout;
+    println!("{log}");
+    expect(&log, "fetch: GET /over/vsock HTTP/1.1");
+    for step in ["dns", "fetch", "exchange", "published"] {
+        expect(&log, &format!("{step} exits with 0"));
+    }
+    expect(&log, "enclave exits with 143");
+    expect(&log, "host exits with 0");
+}
+
+fn an_app_in_an_emulated_enclave_serves_and_fetches(kind: Kind) {
+    let emulation = require!(Emulation::find());
+    let mut gateway = require!(kind.start());
     let outside = Scratch::new();
     let (_http, http_port) = enclave::serve_outside(&["http-server", "127.0.0.1:0"], &outside);
     let (_echo, echo_port) = enclave::serve_outside(&["tcp-echo", "127.0.0.1:0"], &outside);
@@ -114,6 +138,37 @@ nitrotap enclave --host vsock://2:1024 --metrics 127.0.0.1:9100 \
     --listen 0.0.0.0:80 --listen vsock://:8000 --upstream http://127.0.0.1:8080 -- /bin/app
 echo \"nitrotap exits with $?\"
 [ -e /etc/resolv.conf ] || echo 'resolv.conf is dangling again'
+";
+
+/// Everybody in one guest: a world, our host on vsock port 1024, and an enclave that reaches it as CID 1.
+const BOTH_ENDS: &str = "
+ip link set lo up
+step() {
+    name=$1
+    shift
+    \"$@\" >/tmp/out 2>&1
+    code=$?
+    sed \"s/^/$name: /\" /tmp/out
+    echo \"$name exits with $code\"
+}
+nitrotap-test-guest http-server 127.0.0.1:8081 &
+nitrotap-test-guest tcp-echo 127.0.0.1:8082 &
+nitrotap host --listen vsock://:1024 --allow-host-loopback \
+    --publish 127.0.0.1:8000=:8083 &
+host=$!
+nitrotap enclave --host vsock://1:1024 --resolv-conf none -- nitrotap-test-guest http-server 192.168.127.2:8083 &
+enclave=$!
+until nitrotap-test-guest http-get http://192.168.127.254:8081/ >/dev/null 2>&1; do sleep 0.1; done
+step dns nitrotap-test-guest dns-a host.containers.internal 192.168.127.1:53
+step fetch nitrotap-test-guest http-get http://192.168.127.254:8081/over/vsock
+step exchange nitrotap-test-guest tcp-exchange 192.168.127.254:8082 4 1000000 5
+step published nitrotap-test-guest http-get http://127.0.0.1:8000/
+kill -TERM $enclave
+wait $enclave
+echo \"enclave exits with $?\"
+kill -TERM $host
+wait $host
+echo \"host exits with $?\"
 ";
 
 /// The app: it tries the network, serves, and asks nitrotap to end when told to.

@@ -41,7 +41,11 @@ impl Watched {
             return None;
         }
         Some(self.read().unwrap_or_else(|error| {
-            tracing::warn!(path = %self.path.display(), %error, "cannot read the file, taken as empty");
+            if error.kind() == io::ErrorKind::NotFound {
+                tracing::debug!(path = %self.path.display(), "no such file, taken as empty");
+            } else {
+                tracing::warn!(path = %self.path.display(), %error, "cannot read the file, taken as empty");
+            }
             String::new()
         }))
     }
