@@ -25,6 +25,12 @@ impl Missing {
         let Self { what, remedy } = self;
         let required = ["CI", "NITROTAP_REQUIRE_PEERS"].into_iter().find(|name| env::var_os(name).is_some());
         assert!(required.is_none(), "{what} ({} is set, so it must be there); {remedy}", required.unwrap_or_default());
+        self.tell();
+    }
+
+    /// Says loudly that a test is skipped, also in CI: for a peer that no distribution has.
+    pub fn tell(&self) {
+        let Self { what, remedy } = self;
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         // Past the test runner's capture, which would hide it as the output of a passing test.
         writeln!(std::io::stderr(), "SKIPPED {test}: {what}; {remedy}").expect("standard error is open");
@@ -67,6 +73,9 @@ fn remedy(name: &str) -> String {
     match name {
         "gvproxy" => {
             "get it with `tests/peers.sh gvproxy`, or set NITROTAP_PEERS to the folder that holds it".to_owned()
+        }
+        "gvforwarder" => {
+            "build cmd/vm of the Go project containers/gvisor-tap-vsock under this name, and put it on PATH".to_owned()
         }
         "vmlinuz" | "modules/order" | "busybox" | "vhost-device-vsock" | "qemu-system-x86_64" => {
             "get it with `tests/peers.sh vm`, or set NITROTAP_PEERS to the folder that holds it".to_owned()
