@@ -47,6 +47,7 @@ pub struct Options {
     host_loopback: bool,
     namespace: Option<Arc<Namespace>>,
     program: Option<PathBuf>,
+    second_listener: bool,
 }
 
 /// A running gateway, or one that was killed and may be restarted on the same path.
@@ -60,7 +61,15 @@ pub struct Gateway {
 
 impl Kind {
     pub fn options(self) -> Options {
-        Options { kind: self, mtu: None, args: Vec::new(), host_loopback: true, namespace: None, program: None }
+        Options {
+            kind: self,
+            mtu: None,
+            args: Vec::new(),
+            host_loopback: true,
+            namespace: None,
+            program: None,
+            second_listener: false,
+        }
     }
 
     /// Starts one with the defaults and waits until it accepts connections.
@@ -92,6 +101,12 @@ impl Options {
     /// Does not open the machine's loopback to enclaves. Stock has it open whatever one says.
     pub fn without_host_loopback(mut self) -> Self {
         self.host_loopback = false;
+        self
+    }
+
+    /// Takes frames on a second socket too: without a CID, what a client may have is counted per listener.
+    pub fn with_second_listener(mut self) -> Self {
+        self.second_listener = true;
         self
     }
 
@@ -137,6 +152,10 @@ impl Options {
                 command.args(self.host_loopback.then_some("--allow-host-loopback"));
             }
         }
+        if self.second_listener {
+            let flag = if self.kind == Kind::Stock { "-listen" } else { "--listen" };
+            command.arg(flag).arg(url(&scratch.join(SECOND)));
+        }
         command.args(&self.args);
         let name = self.kind.name();
         let mut process = Process::start(name, command, scratch);
@@ -149,8 +168,9 @@ impl Options {
     }
 }
 
-/// The file names of the two sockets.
+/// The file names of the sockets.
 const FRAMES: &str = "net.sock";
+const SECOND: &str = "second.sock";
 const SERVICES: &str = "api.sock";
 
 impl Kind {
@@ -180,6 +200,11 @@ impl Gateway {
     /// The socket that takes frames, for what stands between it and an enclave.
     pub fn socket(&self) -> PathBuf {
         self.scratch.join(FRAMES)
+    }
+
+    /// The second one, of [`Options::with_second_listener`].
+    pub fn second_socket(&self) -> PathBuf {
+        self.scratch.join(SECOND)
     }
 
     /// The socket that takes requests.
@@ -212,6 +237,7 @@ impl Gateway {
         if self.kind() == Kind::Stock {
             // gvproxy refuses to start over a socket file that is still there.
             let _ = fs::remove_file(self.socket());
+            let _ = fs::remove_file(self.second_socket());
         }
         self.process = self.options.launch(&self.program, &self.scratch);
     }

@@ -245,8 +245,8 @@ impl Packet {
         let (from, to) = (addresses.from.into(), addresses.to.into());
         match protocol {
             IpProtocol::Udp => {
-                let udp = UdpPacket::new_checked(payload).ok()?;
-                UdpRepr::parse(&udp, &from, &to, &ChecksumCapabilities::default()).ok()?;
+                // Not by its representation, which knows no port of zero.
+                let udp = UdpPacket::new_checked(payload).ok().filter(|udp| udp.verify_checksum(&from, &to))?;
                 let payload = udp.payload().to_vec();
                 Some(Self::Udp(addresses, Datagram { from: udp.src_port(), to: udp.dst_port(), payload }))
             }

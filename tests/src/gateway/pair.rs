@@ -45,6 +45,8 @@ impl Pair {
 macro_rules! for_every_pair {
     ($($test:ident),* $(,)?) => {
         $crate::for_every_pair!(@module our_client_stock_host OUR_CLIENT_STOCK_HOST $($test)*);
+        $crate::for_every_pair!(@module our_client_our_host OUR_CLIENT_OUR_HOST $($test)*);
+        $crate::for_every_pair!(@module stock_client_our_host STOCK_CLIENT_OUR_HOST $($test)*);
     };
     (@module $module:ident $pair:ident $($test:ident)*) => {
         mod $module {
@@ -61,6 +63,7 @@ macro_rules! for_every_pair {
 macro_rules! for_every_host {
     ($($test:ident),* $(,)?) => {
         $crate::for_every_host!(@module stock_host Stock $($test)*);
+        $crate::for_every_host!(@module our_host Ours $($test)*);
     };
     (@module $module:ident $kind:ident $($test:ident)*) => {
         mod $module {

@@ -28,7 +28,6 @@ macro_rules! our_host_is_free_of {
     ($($module:ident::$probe:ident),* $(,)?) => {
         mod our_host_is_free_of {
             $(#[test]
-            #[ignore = "nitrotap host is not there yet"]
             fn $probe() {
                 let seen = nitrotap_tests::require!(super::$module::$probe(super::Kind::Ours));
                 assert_eq!(seen, None);

@@ -20,7 +20,6 @@ fn words(message: Option<&Message>) -> String {
     };
     let metadata = &message.metadata;
     let flags = [
-        ("aa", metadata.authoritative),
         ("tc", metadata.truncation),
         ("rd", metadata.recursion_desired),
         ("ra", metadata.recursion_available),
@@ -65,11 +64,15 @@ pub(crate) fn record(facts: &mut Facts, gateway: &Gateway) {
         ("refuse.test.", RecordType::A),
         ("big.test.", RecordType::TXT),
     ];
+    let authoritative = client.dns_query(local[0].0, local[0].1, ANSWER).map(|answer| answer.metadata.authoritative);
+    facts.note("dns answers about our own zones are authoritative", format!("{authoritative:?}"));
     for (name, kind) in local.into_iter().chain(upstream) {
         let answer = client.dns_query(name, kind, ANSWER);
         facts.note(&format!("dns {kind} {name}"), words(answer.as_ref()));
-        let answer = client.dns_query_over_tcp(name, kind, ANSWER);
-        facts.note(&format!("dns {kind} {name} over tcp"), words(answer.as_ref()));
+        let over_udp = words(answer.as_ref());
+        let over_tcp = words(client.dns_query_over_tcp(name, kind, ANSWER).as_ref());
+        let told = if over_tcp == over_udp { "the same" } else { &over_tcp };
+        facts.note(&format!("dns {kind} {name} over tcp"), told);
     }
     let answer = client.dns_query("silent.test.", RecordType::A, ANSWER);
     facts.note("dns A silent.test.", words(answer.as_ref()));

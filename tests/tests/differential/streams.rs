@@ -3,7 +3,7 @@
 use crate::facts::Facts;
 use nitrotap_tests::{
     FrameClient, Gateway,
-    frameclient::{Answer, Conversation, Flags, GATEWAY, HOST, Options, Segment, Station},
+    frameclient::{Answer, Conversation, Flags, GATEWAY, HOST, Options, Segment, Station, packets::Icmp},
     guest::payload::Payload,
     wait,
     world::{SILENT, UNREACHABLE},
@@ -72,7 +72,9 @@ fn openings(facts: &mut Facts, client: &mut FrameClient) {
             Answer::Open(mut conversation) => {
                 let Segment { flags, options, window, payload, .. } = conversation.opening.clone();
                 facts.note(&key, format!("{flags:?} {} {} bytes", option_words(options), payload.len()));
-                facts.note(&format!("{key}: window"), scaled(window, options));
+                if name == "what Linux offers" || name == "nothing" {
+                    facts.note(&format!("{key}: window"), scaled(window, options));
+                }
                 conversation.close(client);
                 conversation.run_to_end(client, ANSWER);
             }
@@ -117,12 +119,12 @@ fn refusals(facts: &mut Facts, client: &mut FrameClient) {
         ("the broadcast address", SocketAddrV4::new(Ipv4Addr::BROADCAST, 80)),
     ] {
         let answer = client.tcp_connect(to, SILENCE);
-        facts.note(&format!("tcp to {name}"), answer_words(&answer));
+        facts.note(&format!("tcp to {name}"), answer_words(client, &answer));
     }
 }
 
 /// Acknowledgements are told relative to the SYN's number.
-fn answer_words(answer: &Answer) -> String {
+fn answer_words(client: &mut FrameClient, answer: &Answer) -> String {
     match answer {
         Answer::Open(conversation) => format!("open, {:?}", conversation.opening.flags),
         Answer::Refused(segment) => {
@@ -130,7 +132,14 @@ fn answer_words(answer: &Answer) -> String {
             let relative = segment.ack.wrapping_sub(syn);
             format!("{:?} seq {} ack syn+{relative} window {}", segment.flags, segment.seq, segment.window)
         }
-        Answer::Silent => "silence".to_owned(),
+        Answer::Silent => {
+            let error = client.find(Duration::ZERO, |packet| match packet.as_icmp()?.1 {
+                Icmp::Other { kind, code } => Some(format!("icmp type {kind} code {code}")),
+                Icmp::EchoReply { .. } => None,
+            });
+            client.clear();
+            error.unwrap_or_else(|| "silence".to_owned())
+        }
     }
 }
 
@@ -308,6 +317,6 @@ pub(crate) fn record_of_silence(facts: &mut Facts, gateway: &Gateway) {
         ("the loopback by its own address", Ipv4Addr::LOCALHOST),
     ] {
         let answer = client.tcp_connect(SocketAddrV4::new(to, 81), SILENCE);
-        facts.note(&format!("tcp to {name}"), answer_words(&answer));
+        facts.note(&format!("tcp to {name}"), answer_words(&mut client, &answer));
     }
 }
