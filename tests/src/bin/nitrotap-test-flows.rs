@@ -85,8 +85,8 @@ fn run(args: &Args) -> io::Result<()> {
     if !json {
         writeln!(
             out,
-            "{:>14} {:>7} {:>10} {:>8} {:>11} {:>10} {:>10} {:>12}",
-            "gateway", "flows", "openings/s", "repeats", "memory MiB", "KiB/flow", "echoes/s", "us CPU/echo"
+            "{:>14} {:>7} {:>10} {:>8} {:>11} {:>9} {:>8} {:>10} {:>12}",
+            "gateway", "flows", "openings/s", "repeats", "memory MiB", "KiB/flow", "if used", "echoes/s", "us CPU/echo"
         )?;
     }
     for (kind, program) in gateways {
@@ -100,19 +100,19 @@ fn run(args: &Args) -> io::Result<()> {
 }
 
 fn as_row(kind: Kind, figures: Figures) -> String {
-    let Figures { flows, openings, repeated, resident, resident_per_flow, echoes, processor } = figures;
+    let Figures { flows, openings, repeated, resident, resident_per_flow, used_per_flow, echoes, processor } = figures;
     let mebibytes = resident / (1 << 20);
-    let kibibytes = resident_per_flow / 1024.0;
+    let (kibibytes, used) = (resident_per_flow / 1024.0, used_per_flow / 1024.0);
     let name = kind.name();
     format!(
-        "{name:>14} {flows:>7} {openings:>10.0} {repeated:>8} {mebibytes:>11} {kibibytes:>10.1} {echoes:>10.0} {processor:>12.2}"
+        "{name:>14} {flows:>7} {openings:>10.0} {repeated:>8} {mebibytes:>11} {kibibytes:>9.1} {used:>8.1} {echoes:>10.0} {processor:>12.2}"
     )
 }
 
 fn as_json(kind: Kind, figures: Figures, plan: Plan) -> String {
-    let Figures { flows, openings, repeated, resident, resident_per_flow, echoes, processor } = figures;
+    let Figures { flows, openings, repeated, resident, resident_per_flow, used_per_flow, echoes, processor } = figures;
     let (name, Plan { size, at_once, opening, .. }) = (kind.name(), plan);
     format!(
-        r#"{{"gateway":"{name}","flows":{flows},"openings_per_s":{openings:.1},"repeats":{repeated},"resident_bytes":{resident},"resident_bytes_per_flow":{resident_per_flow:.1},"echoes_per_s":{echoes:.1},"cpu_us_per_echo":{processor:.3},"size":{size},"at_once":{at_once},"opening":{opening}}}"#
+        r#"{{"gateway":"{name}","flows":{flows},"openings_per_s":{openings:.1},"repeats":{repeated},"resident_bytes":{resident},"resident_bytes_per_flow":{resident_per_flow:.1},"resident_bytes_per_used_flow":{used_per_flow:.1},"echoes_per_s":{echoes:.1},"cpu_us_per_echo":{processor:.3},"size":{size},"at_once":{at_once},"opening":{opening}}}"#
     )
 }

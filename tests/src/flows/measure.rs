@@ -35,9 +35,11 @@ pub struct Figures {
     pub openings: f64,
     /// SYNs and requests so far that were not answered within a second and sent again.
     pub repeated: u64,
-    /// Resident memory while all are idle, in bytes, and how much of it came with each connection.
+    /// Resident memory while all are idle and have carried nothing yet, in bytes, and how much of it came with each.
     pub resident: u64,
     pub resident_per_flow: f64,
+    /// The same per connection, once each has carried something.
+    pub used_per_flow: f64,
     /// Echoes per second.
     pub echoes: f64,
     /// Processor time of the gateway, in microseconds, per echo: a segment in, a segment out, and their acknowledgements.
@@ -70,12 +72,15 @@ fn at(gateway: &Gateway, flows: &mut Flows, count: usize, empty: u64, plan: Plan
     flows.exchange(plan.packets, plan.at_once);
     let echoes = per_second(plan.packets, start.elapsed());
     let processor = (usage::processor_time(gateway.pid()) - processor).as_secs_f64() * 1e6;
+    thread::sleep(SETTLE);
+    let per_flow = |resident: u64| number(resident.saturating_sub(empty)) / number(open as u64);
     Figures {
         flows: open,
         openings,
         repeated: flows.repeated(),
         resident,
-        resident_per_flow: number(resident.saturating_sub(empty)) / number(open as u64),
+        resident_per_flow: per_flow(resident),
+        used_per_flow: per_flow(usage::resident(gateway.pid())),
         echoes,
         processor: processor / number(plan.packets),
     }
