@@ -179,7 +179,9 @@ pub(crate) fn udp_sessions_without_a_bound(kind: Kind) -> Seen {
         }
     }
     client.flush();
-    let served = client.udp_exchange_from(30_000, to, b"the last", ANSWER).is_some();
+    // One that is lost behind all the others is no defect.
+    let second = Duration::from_secs(1);
+    let served = (0..10).any(|_| client.udp_exchange_from(30_000, to, b"the last", second).is_some());
     most = most.max(usage::descriptors(gateway.pid()) - before);
     let bounded = most <= BOUND + 16;
     Ok((!bounded || !served).then(|| format!("{most} sockets for 4000 ports; a new session is served: {served}")))
