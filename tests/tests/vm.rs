@@ -1,7 +1,9 @@
 //! In an emulated enclave: a real kernel, real AF_VSOCK, the statically linked program, and each gateway outside.
 
+#![expect(clippy::print_stdout, reason = "the guest's log is what a run by hand is for")]
+
 use nitrotap_tests::{
-    Metrics, Scratch, enclave,
+    Metrics, Scratch, enclave, for_every_host,
     gateway::{HOST, Kind},
     guest::http_client,
     http::Message,
@@ -20,14 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The app's exit code, to be told from everybody else's.
 const APP_CODE: u8 = 7;
 
-#[test]
-fn an_app_in_an_emulated_enclave_serves_and_fetches_through_stock_gvproxy() {
-    an_app_in_an_emulated_enclave_serves_and_fetches(Kind::Stock);
-}
-
-#[test]
-fn an_app_in_an_emulated_enclave_serves_and_fetches_through_our_host() {
-    an_app_in_an_emulated_enclave_serves_and_fetches(Kind::Ours);
+for_every_host! {
+    an_app_in_an_emulated_enclave_serves_and_fetches,
 }
 
 /// Both ends of nitrotap in one guest, over its loopback vsock: the host's listener on AF_VSOCK too is a real one.
