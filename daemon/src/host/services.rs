@@ -18,7 +18,7 @@ mod json;
 mod tunnel;
 mod zones;
 
-use super::{control::Handle, dns::DnsHandle, stream::HostStream};
+use super::{control::Handle, dns::DnsHandle, http_head::Refusal, stream::HostStream};
 use answer::Answer;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{
@@ -113,8 +113,11 @@ impl Services {
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: Option<IpAddr>) -> Routed {
-        if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
-            return Routed::Answer(Answer::no_host());
+        match (request.headers().get_all(HOST).iter().count(), request.version()) {
+            (0, Version::HTTP_11) => return Routed::Answer(Answer::refused(Refusal::NoHost)),
+            (0 | 1, _) => {}
+            // RFC 9112 section 3.2.
+            _ => return Routed::Answer(Answer::refused(Refusal::Malformed)),
         }
         let method = request.method().clone();
         let path = request.uri().path().to_owned();

@@ -58,9 +58,9 @@ impl Answer {
         Self::error(StatusCode::NOT_FOUND, "404 page not found")
     }
 
-    /// To HTTP/1.1 without a `Host`.
-    pub(super) fn no_host() -> Self {
-        Self { status: StatusCode::BAD_REQUEST, body: Refusal::NoHost.to_string() }
+    /// To a request that no HTTP/1.1 server takes.
+    pub(super) fn refused(refusal: Refusal) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, body: refusal.to_string() }
     }
 
     pub(super) fn too_large(limit: usize) -> Self {
