@@ -372,6 +372,47 @@ fn a_connection_outlives_its_link() {
     assert_eq!(world.read(flow, 10), b"x");
 }
 
+#[test]
+fn a_guest_that_only_listens_gets_its_bytes_over_the_next_link() {
+    let mut world = World::new(1500);
+    let (handle, flow) = world.open(40_000, 4096);
+    world.gateway.detach(world.port);
+    world.write(flow, b"news");
+    for _ in 0..100 {
+        world.step();
+    }
+    world.port = world.gateway.attach(1, Some(Framing::Hyperkit)).unwrap();
+    // All that the gateway hears of the guest is the question with which a link begins.
+    let mut ask = vec![0xff; 6];
+    ask.extend([0xba, 0xaa, 0xad, 0xc0, 0xff, 0xee, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 0xba, 0xaa, 0xad, 0xc0, 0xff, 0xee]);
+    ask.extend(GUEST);
+    ask.extend([0; 6]);
+    ask.extend(GATEWAY);
+    world.gateway.handle_frame(world.now, world.port, &ask);
+    let mut got: Vec<u8> = Vec::new();
+    world.until("the bytes", |world| {
+        let _ = world.guest(handle).recv(|bytes| {
+            got.extend_from_slice(bytes);
+            (bytes.len(), ())
+        });
+        got == b"news"
+    });
+}
+
+#[test]
+fn a_guest_that_has_forgotten_a_connection_over_its_last_link_is_asked_over_the_next() {
+    let mut world = World::new(1500);
+    let (handle, flow) = world.open(40_000, 4096);
+    world.gateway.detach(world.port);
+    world.sockets.remove(handle);
+    world.port = world.gateway.attach(1, Some(Framing::Hyperkit)).unwrap();
+    world.connect(40_001, 4096);
+    for _ in 0..130_000 {
+        world.step();
+    }
+    assert!(world.closed.contains(&(flow, Closed::Reset)), "{:?}", world.closed);
+}
+
 quickcheck! {
     /// What goes in at one side comes out at the other, both ways at once, whatever sizes everybody takes.
     fn bytes_arrive_in_order(sizes: Vec<u16>, big: bool, seed: u8) -> bool {

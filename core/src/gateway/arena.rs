@@ -11,6 +11,11 @@ pub(crate) struct Id {
 }
 
 impl Id {
+    /// No number is before it.
+    pub(crate) const FIRST: Self = Self { index: 0, generation: 0 };
+    /// No number is behind it.
+    pub(crate) const LAST: Self = Self { index: u32::MAX, generation: u32::MAX };
+
     /// One number for both, for the driver's own tables.
     pub(crate) const fn to_u64(self) -> u64 {
         (self.generation as u64) << 32 | self.index as u64
@@ -70,6 +75,12 @@ impl<T> Arena<T> {
 
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Id, &mut T)> {
+        self.slots.iter_mut().enumerate().filter_map(|(index, (generation, value))| {
+            Some((Id { index: index as u32, generation: *generation }, value.as_mut()?))
+        })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Id, &T)> {

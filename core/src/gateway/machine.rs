@@ -185,7 +185,7 @@ impl Gateway {
         self.switch.detach(port);
         self.neighbours.detach(port);
         let blocked = self.ports.detach(port).unwrap_or_default();
-        self.tcp.unblock(blocked);
+        self.tcp.detach(port, blocked);
     }
 
     /// A frame has arrived on a link.

@@ -32,7 +32,7 @@ use device::Emit;
 use flow::{Flow, Progress};
 use foldhash::fast::FixedState;
 use smoltcp::socket::tcp::State;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use time_wait::{Last, TimeWait};
 
 pub(super) use budget::SMALLEST;
@@ -123,6 +123,8 @@ pub(super) struct Tcp {
     time_wait: TimeWait,
     budget: Budget,
     dirty: VecDeque<Id>,
+    /// Connections whose link is gone, by whose they are and their guest: until it is heard of, what they send is lost.
+    adrift: BTreeSet<(u32, Ipv4Addr, Id)>,
     scratch: Box<[u8]>,
     rng: fastrand::Rng,
     next_port: u16,
@@ -139,6 +141,7 @@ impl Tcp {
             time_wait: TimeWait::new(rng.u64(..)),
             budget: Budget::new(config.memory, config.largest_buffer, config.max_flows),
             dirty: VecDeque::new(),
+            adrift: BTreeSet::new(),
             scratch: vec![0; device::LONGEST].into(),
             next_port: rng.u16(EPHEMERAL.0..=EPHEMERAL.1),
             rng,
@@ -168,7 +171,7 @@ impl Tcp {
         now: Instant,
         ctx: &mut Context<'_>,
         (port, mac): (PortId, [u8; 6]),
-        FlowId(id): FlowId,
+        (key, FlowId(id)): (&FlowKey, FlowId),
         segment: &Segment,
         packet: &[u8],
     ) -> bool {
@@ -181,6 +184,7 @@ impl Tcp {
                 return true;
             }
             entry.port = Some(port);
+            self.adrift.remove(&(key.tenant, key.guest.0, id));
         }
         entry.mac = mac;
         let (opening, reset) = (!is_open(entry.state), segment.flags & RST != 0);
@@ -347,6 +351,7 @@ impl Tcp {
         let Some(mut entry) = self.flows.remove(id) else { return };
         self.timers.cancel(&mut entry.scheduled, id);
         self.by_key.remove(&entry.key);
+        self.adrift.remove(&(entry.key.tenant, entry.key.guest.0, id));
         ctx.tenants.closed(entry.key.tenant, entry.half_open);
         match &entry.phase {
             Phase::Open(flow) | Phase::Resolving(flow) => self.budget.give_back(flow.buffer),

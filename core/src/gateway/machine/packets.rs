@@ -95,6 +95,7 @@ impl Gateway {
             return;
         };
         let Some(tenant) = self.ports.get(port).map(|port| port.tenant) else { return };
+        self.tcp.moved(tenant, address, (port, mac));
         for waiter in waiters {
             match waiter {
                 Waiter::Flow(flow) => {
@@ -161,7 +162,7 @@ impl Gateway {
         let Self { tcp, ports, tenants, out, counters, .. } = self;
         let ctx = &mut Context { ports, tenants, out, counters };
         if let Some(flow) = found
-            && tcp.handle_segment(now, ctx, from, flow, &segment, ip.packet)
+            && tcp.handle_segment(now, ctx, from, (&key, flow), &segment, ip.packet)
         {
             return;
         }

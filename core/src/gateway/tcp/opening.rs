@@ -91,6 +91,27 @@ impl Tcp {
         self.mark(id);
     }
 
+    /// A link is gone. The connections on it go on where their guest is next heard of.
+    pub(in super::super) fn detach(&mut self, port: PortId, blocked: Vec<Id>) {
+        self.unblock(blocked);
+        for (id, entry) in self.flows.iter_mut().filter(|(_, entry)| entry.port == Some(port)) {
+            entry.port = None;
+            self.adrift.insert((entry.key.tenant, entry.key.guest.0, id));
+        }
+    }
+
+    /// A guest is heard of: its connections that have lost their link have a new one.
+    pub(in super::super) fn moved(&mut self, tenant: u32, guest: Ipv4Addr, (port, mac): (PortId, [u8; 6])) {
+        while let Some(&found) = self.adrift.range((tenant, guest, Id::FIRST)..=(tenant, guest, Id::LAST)).next() {
+            self.adrift.remove(&found);
+            if let Some(entry) = self.flows.get_mut(found.2) {
+                entry.port = Some(port);
+                entry.mac = mac;
+            }
+            self.mark(found.2);
+        }
+    }
+
     /// The world has answered: so may we.
     pub(in super::super) fn admit(&mut self, now: Instant, ctx: &mut Context<'_>, FlowId(id): FlowId) {
         let Some(entry) = self.flows.get_mut(id) else { return };
