@@ -201,29 +201,39 @@ impl Gateway {
             self.counters.malformed += 1;
             return Handled::Done;
         };
-        match self.switch.learn(now, &mut self.ports, port, *source) {
-            Learning::Known | Learning::New => {}
+        let own = match self.switch.learn(now, &mut self.ports, port, *source) {
+            Learning::Known | Learning::New => true,
             // Its own connections go on: they are told apart by their link. Two enclaves with one address, such as two
             // stock nitridings, both reach the world.
-            Learning::Spoofed if *source != self.config.gateway_mac && source[0] & 1 == 0 => self.counters.spoofed += 1,
+            Learning::Spoofed if *source != self.config.gateway_mac && source[0] & 1 == 0 => {
+                self.counters.spoofed += 1;
+                false
+            }
             Learning::Spoofed => {
                 self.counters.spoofed += 1;
                 return Handled::Done;
             }
-            Learning::Full => self.counters.addresses_full += 1,
-        }
+            Learning::Full => {
+                self.counters.addresses_full += 1;
+                true
+            }
+        };
         if *destination == self.config.gateway_mac {
             return self.handle_local(now, port, *source, frame);
         }
-        if destination[0] & 1 == 1 {
+        // What reaches other enclaves says who it is from: none of them can be told that somebody else has moved.
+        let passes = own && self.is_honest(port, *source, frame);
+        if passes && destination[0] & 1 == 1 {
             self.flood(port, frame);
-            return if *destination == BROADCAST {
-                self.handle_local(now, port, *source, frame)
-            } else {
-                Handled::Done
-            };
         }
-        self.forward(now, port, *destination, frame);
+        if *destination == BROADCAST {
+            return self.handle_local(now, port, *source, frame);
+        }
+        if !passes {
+            self.counters.spoofed += u64::from(own);
+        } else if destination[0] & 1 == 0 {
+            self.forward(now, port, *destination, frame);
+        }
         Handled::Done
     }
 

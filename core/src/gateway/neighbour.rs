@@ -72,6 +72,11 @@ impl Neighbours {
         Ok(self.asked.remove(&address).map_or_else(Vec::new, |asked| asked.waiters))
     }
 
+    /// Whether `address` belongs to somebody whom `port` may not speak for.
+    pub(super) fn is_elsewhere(&self, ports: &Ports, address: Ipv4Addr, port: PortId) -> bool {
+        self.known.get(&address).is_some_and(|known| !ports.may_take_over(known.port, port))
+    }
+
     pub(super) fn find(&self, address: Ipv4Addr) -> Option<Neighbour> {
         self.known.get(&address).copied()
     }

@@ -12,6 +12,26 @@ impl Gateway {
             && address != subnet.broadcast()
     }
 
+    /// Whether a frame for other enclaves comes from an address that may be its sender's: not the gateway's, nor that of
+    /// a guest on another link.
+    pub(super) fn is_honest(&self, port: PortId, source: [u8; 6], frame: &[u8]) -> bool {
+        let payload = &frame[ETHERNET..];
+        let address = match [frame[12], frame[13]] {
+            wire::ETHERTYPE_ARP => match parse_arp(payload) {
+                Some(arp) if arp.sender.0 == source => arp.sender.1,
+                Some(_) | None => return false,
+            },
+            wire::ETHERTYPE_IPV4 => match payload.get(12..).and_then(<[u8]>::first_chunk::<4>) {
+                Some(address) => Ipv4Addr::from(*address),
+                None => return false,
+            },
+            _ => return true,
+        };
+        // A probe, or a question for an address, has none yet.
+        address.is_unspecified()
+            || (self.is_guest(address) && !self.neighbours.is_elsewhere(&self.ports, address, port))
+    }
+
     /// Whether the gateway answers for an address.
     pub(super) fn is_own(&self, address: Ipv4Addr) -> bool {
         address == self.config.gateway || address == self.config.host
@@ -62,14 +82,7 @@ impl Gateway {
     }
 
     pub(super) fn handle_arp(&mut self, (port, mac): (PortId, [u8; 6]), payload: &[u8]) {
-        let Some(ArpRepr::EthernetIpv4 {
-            operation,
-            source_hardware_addr: EthernetAddress(sender),
-            source_protocol_addr: address,
-            target_protocol_addr: target,
-            ..
-        }) = ArpPacket::new_checked(payload).ok().and_then(|packet| ArpRepr::parse(&packet).ok())
-        else {
+        let Some(Arp { operation, sender: (sender, address), target }) = parse_arp(payload) else {
             self.counters.malformed += 1;
             return;
         };
@@ -214,4 +227,26 @@ impl Gateway {
             Verdict::Deny(_) => Err(NoTarget::Denied),
         }
     }
+}
+
+/// What an ARP packet for IPv4 says.
+struct Arp {
+    operation: ArpOperation,
+    sender: ([u8; 6], Ipv4Addr),
+    target: Ipv4Addr,
+}
+
+fn parse_arp(payload: &[u8]) -> Option<Arp> {
+    let packet = ArpPacket::new_checked(payload).ok()?;
+    let ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr: EthernetAddress(mac),
+        source_protocol_addr: address,
+        target_protocol_addr: target,
+        ..
+    } = ArpRepr::parse(&packet).ok()?
+    else {
+        return None;
+    };
+    Some(Arp { operation, sender: (mac, address), target })
 }
