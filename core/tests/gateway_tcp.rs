@@ -4,7 +4,7 @@
 
 use nitrotap_core::{
     frame::Framing,
-    gateway::{Closed, Config, DialError, FlowId, FlowStatus, Gateway, Handled, Output, PortId, Target},
+    gateway::{Closed, Config, DialError, FlowId, FlowStatus, Gateway, Handled, Output, PortId, QUEUE_LIMIT, Target},
     time::Instant,
 };
 use quickcheck::quickcheck;
@@ -397,6 +397,45 @@ fn a_guest_that_only_listens_gets_its_bytes_over_the_next_link() {
         });
         got == b"news"
     });
+}
+
+#[test]
+fn a_connection_that_waited_for_a_link_waits_for_the_next_one_where_it_is() {
+    let mut world = World::new(1500);
+    let (handle, flow) = world.open(40_000, 1 << 20);
+    let full = |world: &World, port| QUEUE_LIMIT - world.gateway.pending(port).len() < 140_000;
+    let pattern = pattern(100_000, 1);
+    // The link takes nothing; what the guest would acknowledge does not reach it.
+    let fill = |world: &mut World| {
+        for _ in 0..20 {
+            world.write(flow, &pattern);
+            world.gateway.flush(world.now);
+        }
+    };
+    fill(&mut world);
+    let (old, guest) = (world.port, 1);
+    assert!(full(&world, old) && world.status(flow).room < 300_000);
+    // A second link of the same machine, which somebody else has filled.
+    let stranger = world.gateway.attach(2, Some(Framing::Hyperkit)).unwrap();
+    world.port = world.gateway.attach(guest, Some(Framing::Hyperkit)).unwrap();
+    let mut noise = vec![0xff; 6];
+    noise.extend([2, 0, 0, 0, 0, 7, 0x88, 0xb5]);
+    noise.resize(60_000, 0);
+    while !full(&world, world.port) {
+        world.gateway.handle_frame(world.now, stranger, &noise);
+    }
+    // The guest speaks on it, and so it is where the connection goes on.
+    world.guest(handle).send_slice(b"x").unwrap();
+    let now = SmolInstant::from_micros((world.now.as_nanos() / 1000) as i64);
+    world.iface.poll(now, &mut world.cable, &mut world.sockets);
+    while let Some(frame) = world.cable.to_gateway.pop_front() {
+        world.gateway.handle_frame(world.now, world.port, &frame);
+    }
+    world.gateway.flush(world.now);
+    let waiting = world.gateway.pending(world.port).len();
+    assert!(world.gateway.consume(world.port, waiting), "it waits for this link");
+    world.gateway.flush(world.now);
+    assert!(!world.gateway.pending(world.port).is_empty(), "it goes on");
 }
 
 #[test]

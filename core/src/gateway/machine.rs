@@ -184,8 +184,8 @@ impl Gateway {
     pub fn detach(&mut self, port: PortId) {
         self.switch.detach(port);
         self.neighbours.detach(port);
-        let blocked = self.ports.detach(port).unwrap_or_default();
-        self.tcp.detach(port, blocked);
+        self.ports.detach(port);
+        self.tcp.detach(port);
     }
 
     /// A frame has arrived on a link.
@@ -321,7 +321,7 @@ impl Gateway {
     fn unblock(&mut self, port: PortId) -> bool {
         let ids = self.ports.unblock(port);
         let any = !ids.is_empty();
-        self.tcp.unblock(ids);
+        self.tcp.unblock(port, ids);
         any
     }
 

@@ -79,9 +79,8 @@ impl Ports {
         })
     }
 
-    /// Gives the connections that waited for it.
-    pub(super) fn detach(&mut self, id: PortId) -> Option<Vec<Id>> {
-        self.ports.remove(id.0).map(|port| port.blocked)
+    pub(super) fn detach(&mut self, id: PortId) {
+        self.ports.remove(id.0);
     }
 
     pub(super) fn get(&self, id: PortId) -> Option<&Port> {

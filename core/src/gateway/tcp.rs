@@ -96,7 +96,8 @@ struct Entry {
     /// When it is given up, whatever smoltcp says.
     deadline: Option<Instant>,
     dirty: bool,
-    blocked: bool,
+    /// The link on which it waits for room.
+    blocked: Option<PortId>,
     notified: bool,
 }
 
@@ -403,7 +404,7 @@ impl Entry {
             scheduled: Scheduled::NEVER,
             deadline: None,
             dirty: false,
-            blocked: false,
+            blocked: None,
             notified: false,
         }
     }

@@ -92,11 +92,14 @@ impl Tcp {
     }
 
     /// A link is gone. The connections on it go on where their guest is next heard of.
-    pub(in super::super) fn detach(&mut self, port: PortId, blocked: Vec<Id>) {
-        self.unblock(blocked);
+    pub(in super::super) fn detach(&mut self, port: PortId) {
         for (id, entry) in self.flows.iter_mut().filter(|(_, entry)| entry.port == Some(port)) {
             entry.port = None;
             self.adrift.insert((entry.key.tenant, entry.key.guest.0, id));
+            if !entry.dirty {
+                entry.dirty = true;
+                self.dirty.push_back(id);
+            }
         }
     }
 

@@ -17,9 +17,9 @@ impl Tcp {
                 Progress::More => self.mark(id),
                 Progress::Blocked => {
                     if let Some(port) = entry.port
-                        && !entry.blocked
+                        && entry.blocked != Some(port)
                     {
-                        entry.blocked = true;
+                        entry.blocked = Some(port);
                         ctx.ports.block(port, id);
                     }
                     self.settle(now, ctx, id);
@@ -29,11 +29,11 @@ impl Tcp {
         self.time_wait.expire(now);
     }
 
-    /// Connections that waited for room may go on.
-    pub(in super::super) fn unblock(&mut self, ids: Vec<Id>) {
+    /// Connections that waited for room on a link may go on; those that have moved to another one wait there.
+    pub(in super::super) fn unblock(&mut self, port: PortId, ids: Vec<Id>) {
         for id in ids {
-            if let Some(entry) = self.flows.get_mut(id) {
-                entry.blocked = false;
+            if let Some(entry) = self.flows.get_mut(id).filter(|entry| entry.blocked == Some(port)) {
+                entry.blocked = None;
                 self.mark(id);
             }
         }
@@ -106,7 +106,7 @@ impl Tcp {
     pub(super) fn reschedule(&mut self, now: Instant, id: Id) {
         let Some(entry) = self.flows.get_mut(id) else { return };
         let at = match &mut entry.phase {
-            Phase::Open(flow) if !entry.blocked => flow.poll_at(now),
+            Phase::Open(flow) if entry.port.is_none() || entry.blocked != entry.port => flow.poll_at(now),
             Phase::Open(_) | Phase::Held(_) | Phase::Resolving(_) => None,
         };
         if let Some(at) = at.into_iter().chain(entry.deadline).min() {
