@@ -7,6 +7,7 @@ mod connect;
 mod relay;
 mod switch;
 
-pub(crate) use relay::Exposed;
+pub(crate) use connect::{READ_TIMEOUT, read_request};
+pub(crate) use relay::{Exposed, Resolve};
 pub use switch::Quirks;
-pub(crate) use switch::{CONNECT_PORT, Config, ENCLAVE, Foul, GATEWAY, Gvproxy, HOST};
+pub(crate) use switch::{CONNECT_PORT, Config, ENCLAVE, Foul, GATEWAY, GATEWAY_MAC, Gvproxy, HOST, frames};

@@ -3,7 +3,7 @@
 //! # What is real and what is modelled
 //! | shipped code | modelled |
 //! |---|---|
-//! | `nitrotap_core`: link, TAP halves, frame codec, pool | vsock with credit ([`stream`]), the wires, turmoil as their carrier |
+//! | `nitrotap_core`: link, TAP halves, frame codec, pool, the host's gateway | vsock with credit ([`stream`]), the wires, turmoil as their carrier |
 //! | `nitrotap_proxy`: the reverse proxy, hyper included | stock gvproxy ([`gvproxy`]), kernels as smoltcp hosts ([`stack`]), the TAP |
 //! | | processors and threads ([`cpu`]), what each step costs ([`params`]), app and clients ([`app`], [`load`]) |
 //!
@@ -37,6 +37,7 @@ pub mod load;
 mod mailbox;
 pub mod measure;
 pub mod model;
+mod native;
 pub mod params;
 mod proxy;
 pub mod report;

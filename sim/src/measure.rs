@@ -187,7 +187,7 @@ fn dials(world: &World) -> u64 {
 
 /// Roughly the processor time between two requests where most of it is spent: what a window has to be fitted to.
 fn request_time(scenario: Scenario, params: &Params) -> Duration {
-    let Params { machines, client, app, gvproxy, .. } = params;
+    let Params { machines, client, app, gvproxy, host: gateway, .. } = params;
     let client_ns = client.read.ns + client.write.ns;
     let app_ns = app.read.ns + app.write.ns;
     let (mut host, mut enclave, mut longest) = (client_ns, 0, app_ns / u64::from(app.threads.max(1)));
@@ -196,10 +196,18 @@ fn request_time(scenario: Scenario, params: &Params) -> Duration {
     } else {
         enclave += app_ns;
     }
-    if scenario.has_tap() {
+    if scenario.is_native_host() {
+        // As with gvproxy below, had every call only one frame to move.
+        let calls = gateway.world_read.ns + gateway.world_write.ns + gateway.link_read.ns + 2 * gateway.link_write.ns;
+        let thread = calls + gateway.frame_in.ns + 2 * gateway.frame_out.ns;
+        host += thread;
+        longest = longest.max(thread);
+    } else if scenario.has_tap() {
         let relay = gvproxy.relay_read.ns + gvproxy.relay_write.ns + gvproxy.stack_read.ns + gvproxy.stack_write.ns;
         // A request and an answer, and an acknowledgement by gvproxy.
         host += relay + gvproxy.stream_read.ns + gvproxy.frame_in.ns + 2 * gvproxy.frame_out.ns;
+    }
+    if scenario.has_tap() {
         let forwarder = if scenario.is_nitrotap() { params.nitrotap } else { params.nitriding };
         let inwards = 2 * (forwarder.stream_read.ns + forwarder.tap_write.ns);
         enclave += forwarder.tap_read.ns + forwarder.stream_write.ns + inwards;

@@ -50,6 +50,8 @@ pub struct Params {
     pub app: ProgramCosts,
     /// gvproxy.
     pub gvproxy: GvproxyCosts,
+    /// nitrotap's gateway on the host.
+    pub host: HostCosts,
     /// nitrotap's frame threads.
     pub nitrotap: ForwarderCosts,
     /// nitriding's frame loop.
@@ -151,6 +153,28 @@ pub struct GvproxyCosts {
     pub frame_in: Op,
     /// A frame's way out under the write lock: copy and `write`.
     pub frame_out: Op,
+    /// Making or taking a connection, on the host's side.
+    pub connect_ns: u64,
+}
+
+/// nitrotap's gateway on the host: one thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostCosts {
+    /// Waking the thread when it slept.
+    pub wake_ns: u64,
+    /// One `read` of a frame stream, of as many frames as there are.
+    pub link_read: Op,
+    /// One `write` of a frame stream, of as many frames as wait.
+    pub link_write: Op,
+    /// A frame's way in: switch, IP, TCP.
+    pub frame_in: Op,
+    /// A frame's way out: TCP, copy, checksum.
+    pub frame_out: Op,
+    /// Reading from a socket of the host.
+    pub world_read: Op,
+    /// Writing to a socket of the host.
+    pub world_write: Op,
     /// Making or taking a connection, on the host's side.
     pub connect_ns: u64,
 }
@@ -300,6 +324,16 @@ impl Params {
                 stream_read: Op::FREE,
                 frame_in: Op::FREE,
                 frame_out: Op::FREE,
+                connect_ns: 0,
+            },
+            host: HostCosts {
+                wake_ns: 0,
+                link_read: Op::FREE,
+                link_write: Op::FREE,
+                frame_in: Op::FREE,
+                frame_out: Op::FREE,
+                world_read: Op::FREE,
+                world_write: Op::FREE,
                 connect_ns: 0,
             },
             nitrotap: forwarder,

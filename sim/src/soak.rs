@@ -15,6 +15,7 @@ mod clients;
 mod faults;
 mod pattern;
 mod plan;
+mod rogue;
 mod run;
 mod shrink;
 

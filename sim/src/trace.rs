@@ -102,6 +102,8 @@ pub enum Actor {
     App = 10,
     /// The plan itself.
     World = 11,
+    /// nitrotap's gateway on the host.
+    Gateway = 12,
 }
 
 impl fmt::Display for Actor {
@@ -118,6 +120,7 @@ impl fmt::Display for Actor {
             Self::Proxy => "proxy",
             Self::App => "app",
             Self::World => "world",
+            Self::Gateway => "gateway",
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   client ──lan──▶ EC2 host ──vsock──▶ enclave            (turmoil hosts; all in one for `one_box`)
-//!   your client     gvproxy model       nitrotap or nitriding's loop, TAP, kernel, reverse proxy, your server
+//!   your client     gvproxy model,      nitrotap or nitriding's loop, TAP, kernel, reverse proxy, your server
 //! ```
 //! A client and a server are functions that get a [`ClientSide`] or a [`ServerSide`] and run until the end; a crate that
 //! depends on this one brings its own (see `sim/examples`).
@@ -22,6 +22,7 @@ use crate::{
     gvproxy::{Foul, Gvproxy, Quirks},
     ledger::FrameLedger,
     mailbox::Orders,
+    native::Native,
     params::Params,
     proxy::Proxy,
     scenario::Scenario,
@@ -42,6 +43,9 @@ use std::{
 };
 use tokio::sync::Notify;
 
+/// What nitrotap's gateway ships with.
+pub(crate) const HOST_BUFFER: usize = 512 << 10;
+
 /// What a world is made of.
 #[derive(Clone, Debug)]
 pub struct WorldConfig {
@@ -57,6 +61,8 @@ pub struct WorldConfig {
     pub seed: u64,
     /// Which gvproxy.
     pub quirks: Quirks,
+    /// Bytes of the largest TCP buffer of nitrotap's gateway.
+    pub host_buffer: usize,
     /// IP MTU of the virtual network.
     pub mtu: u16,
     /// The reverse proxy's pool.
@@ -80,6 +86,7 @@ impl WorldConfig {
             tick: Duration::from_nanos(latency.clamp(1_000, 20_000)),
             seed,
             quirks: Quirks::V0_8_1,
+            host_buffer: HOST_BUFFER,
             mtu: 1500,
             pool: Limits::default(),
             fragment: false,
@@ -131,9 +138,23 @@ pub(crate) struct Sites {
     pub(crate) host: Option<Site>,
     pub(crate) enclave: Option<Site>,
     pub(crate) gvproxy: Option<Gvproxy>,
+    /// nitrotap's gateway, where it has gvproxy's place.
+    pub(crate) native: Option<Native>,
     pub(crate) inside: Option<Inside>,
     /// Processor time of processes, in the order in which they were started.
     pub(crate) processes: Vec<(&'static str, crate::cpu::Process)>,
+}
+
+impl Sites {
+    /// Whether the host's gateway runs, whichever it is.
+    pub(crate) const fn has_gateway(&self) -> bool {
+        self.gvproxy.is_some() || self.native.is_some()
+    }
+
+    /// Whether it has a frame stream.
+    pub(crate) fn has_frame_stream(&self) -> bool {
+        self.gvproxy.as_ref().is_some_and(Gvproxy::has_streams) || self.native.as_ref().is_some_and(Native::has_streams)
+    }
 }
 
 /// A machine.
@@ -159,7 +180,7 @@ pub(crate) struct Inside {
 /// What the harness asks of the EC2 host.
 #[derive(Clone, Debug)]
 pub(crate) enum HostOrder {
-    /// End gvproxy as SIGKILL does.
+    /// End the gateway as SIGKILL does.
     Kill,
     /// Start it.
     Start,
@@ -373,6 +394,7 @@ impl World {
             if machine == HOST {
                 sites.host = None;
                 sites.gvproxy = None;
+                sites.native = None;
             } else {
                 sites.enclave = None;
                 sites.inside = None;

@@ -33,7 +33,7 @@ fn some_seeds_hold_and_give_the_same_trace_twice() {
         },
     );
     assert!(broken.is_empty(), "{broken:#?}");
-    assert_eq!(tally.seeds, 12);
+    assert_eq!((tally.seeds, tally.plans), (12, 24));
     assert!(tally.requests > 100 && tally.checks > 1000, "{tally:?}");
 }
 

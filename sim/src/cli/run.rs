@@ -109,11 +109,14 @@ impl Run {
     fn run_plan(&self) -> Result<(), Failure> {
         if !self.scenario.has_tap() {
             return Err(Failure::Usage(format!(
-                "{} has neither TAP nor gvproxy: there is no plan of faults for it",
+                "{} has neither TAP nor gateway: there is no plan of faults for it",
                 self.scenario
             )));
         }
-        let plan = Plan { scenario: self.scenario, ..Plan::from_seed(self.seed) };
+        // Not every load of a plan for one gateway is one for the other.
+        let same_host = Plan::from_seed(self.seed).scenario.is_native_host() == self.scenario.is_native_host();
+        let seed = if same_host { self.seed } else { Plan::other_host(self.seed) };
+        let plan = Plan { scenario: self.scenario, ..Plan::from_seed(seed) };
         replay(&plan, self.trace.as_deref(), self.hash, self.expect_hash)
     }
 

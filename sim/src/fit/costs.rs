@@ -117,7 +117,7 @@ fn times(figure: u64, factor: f64) -> u64 {
 }
 
 /// What the sections of a parameter file are about.
-const SECTIONS: [(&str, &str); 8] = [
+const SECTIONS: [(&str, &str); 9] = [
     (
         "machines",
         "Cores and wires. Times in ns, shares in 1/1000, sizes in bytes. No wire takes part where one_box = true.",
@@ -125,6 +125,7 @@ const SECTIONS: [(&str, &str); 8] = [
     ("client", "The load generator: ns per call and per wake of a thread that slept."),
     ("app", "The app, with the kernel's TCP below it."),
     ("gvproxy", "gvproxy: goroutines on `procs` processors; ps_per_byte in picoseconds."),
+    ("host", "nitrotap's gateway on the host: one thread. Derived, not measured here."),
     (
         "nitrotap",
         "nitrotap's two frame threads: a read of the TAP per frame, a write of the stream per batch, and back.",

@@ -10,7 +10,7 @@ use crate::{
 use std::{io, time::Duration};
 
 /// Go's `http.Server` has `ReadTimeout` 10 s here.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// From the end of the request to the connection being taken over: scheduling of two goroutines.
 const HIJACK: Duration = Duration::from_micros(200);
@@ -33,6 +33,7 @@ async fn handle(gvproxy: Gvproxy, stream: SimStream) {
         () = inner.clock.sleep(READ_TIMEOUT) => Err(io::ErrorKind::TimedOut.into()),
     };
     let Ok(Some(early)) = request else { return };
+    let early = early.len();
     if inner.quirks.loses_early_bytes && early > 0 {
         inner.ledger.spoil(stream.peer(), Way::Out);
         inner.trace.note(inner.clock.now(), Actor::Gvproxy, Event::Quirk, 0, early as u64, 0);
@@ -52,8 +53,8 @@ async fn handle(gvproxy: Gvproxy, stream: SimStream) {
     gvproxy.leave(id);
 }
 
-/// Reads up to the end of a request for `/connect`, and says how many bytes came with it; `None` for another request.
-async fn read_request(stream: &SimStream) -> io::Result<Option<usize>> {
+/// Reads up to the end of a request for `/connect`, and gives the bytes that came with it; `None` for another request.
+pub(crate) async fn read_request(stream: &SimStream) -> io::Result<Option<Vec<u8>>> {
     let mut buf = [0; BUFIO];
     let mut have = 0;
     loop {
@@ -65,7 +66,7 @@ async fn read_request(stream: &SimStream) -> io::Result<Option<usize>> {
         if let Some(end) = buf[..have].windows(4).position(|w| w == b"\r\n\r\n") {
             let head = &buf[..end];
             let path = head.split(|b| *b == b' ').nth(1);
-            return Ok((path == Some(b"/connect")).then_some(have - end - 4));
+            return Ok((path == Some(b"/connect")).then(|| buf[end + 4..have].to_vec()));
         }
         if have == buf.len() {
             return Err(io::ErrorKind::InvalidData.into());

@@ -344,7 +344,7 @@ impl Gvproxy {
 }
 
 /// The frames in bytes that are whole frames, each behind its length.
-fn frames(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (prefix, rest) = bytes.split_first_chunk::<2>()?;
         let (frame, rest) = rest.split_at_checked(u16::from_le_bytes(*prefix).into())?;

@@ -20,7 +20,9 @@ use std::{
 pub struct Tally {
     /// Seeds run.
     pub seeds: u64,
-    /// Seeds that broke an invariant.
+    /// Plans run: two of each seed.
+    pub plans: u64,
+    /// Seeds of plans that broke an invariant.
     pub failed: Vec<u64>,
     /// Model time, in milliseconds.
     pub model_ms: u64,
@@ -40,7 +42,7 @@ pub struct Tally {
 
 impl Tally {
     fn add(&mut self, seed: u64, verdict: &Verdict) {
-        self.seeds += 1;
+        self.plans += 1;
         if !verdict.is_ok() {
             self.failed.push(seed);
         }
@@ -68,7 +70,7 @@ impl Tally {
     }
 }
 
-/// A campaign over seeds.
+/// A campaign over seeds, each once with gvproxy and once with nitrotap's gateway on the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Campaign {
     /// The first seed; the others follow it.
@@ -84,8 +86,8 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// Runs it. `more` is asked before each seed whether there is time; `done` is told of each seed that has run, in the
-    /// order in which they end, with its plan and verdict.
+    /// Runs it. `more` is asked before each seed whether there is time; `done` is told of each plan that has run, in the
+    /// order in which they end, with its seed and verdict.
     pub fn run(self, more: impl Fn() -> bool + Sync, done: impl FnMut(u64, &Plan, &Verdict) + Send) -> Tally {
         let next = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
@@ -99,15 +101,18 @@ impl Campaign {
                             break;
                         }
                         let seed = self.first.wrapping_add(index);
-                        let plan = Plan::from_seed(seed);
-                        let verdict = self.judge(&plan);
-                        let mut books = crate::cpu::lock(&books);
-                        let (tally, done) = &mut *books;
-                        tally.add(seed, &verdict);
-                        done(seed, &plan, &verdict);
-                        if !verdict.is_ok() && !self.keep_going {
-                            stop.store(true, Relaxed);
+                        for seed in [seed, Plan::other_host(seed)] {
+                            let plan = Plan::from_seed(seed);
+                            let verdict = self.judge(&plan);
+                            let mut books = crate::cpu::lock(&books);
+                            let (tally, done) = &mut *books;
+                            tally.add(seed, &verdict);
+                            done(seed, &plan, &verdict);
+                            if !verdict.is_ok() && !self.keep_going {
+                                stop.store(true, Relaxed);
+                            }
                         }
+                        crate::cpu::lock(&books).0.seeds += 1;
                     }
                 });
             }

@@ -41,6 +41,10 @@ pub(super) async fn run(side: ClientSide, rules: Rules, book: Book) {
                 }
                 LoadKind::Tunnel(transfer) => side.spawn(async move { who.tunnels(&of, transfer).await }),
                 LoadKind::EchoIn(transfer) => side.spawn(async move { who.echoes_in(&of, transfer).await }),
+                LoadKind::Rogue => {
+                    let (rules, book) = (rules.clone(), book.clone());
+                    side.spawn(async move { super::rogue::run(&of, load, client, &rules, &book).await });
+                }
                 LoadKind::EchoOut(_) | LoadKind::DialRefused | LoadKind::DialUnanswered => {}
             }
         }
@@ -58,7 +62,7 @@ pub(super) fn start_inside(side: &ServerSide, rules: &Rules, book: &Book) {
                 LoadKind::EchoOut(transfer) => side.spawn(async move { who.echoes_out(&of, transfer).await }),
                 LoadKind::DialRefused => side.spawn(async move { who.refused(&of).await }),
                 LoadKind::DialUnanswered => side.spawn(async move { who.unanswered(&of).await }),
-                LoadKind::Http { .. } | LoadKind::Tunnel(_) | LoadKind::EchoIn(_) => {}
+                LoadKind::Http { .. } | LoadKind::Tunnel(_) | LoadKind::EchoIn(_) | LoadKind::Rogue => {}
             }
         }
     }

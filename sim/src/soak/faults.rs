@@ -1,7 +1,7 @@
 //! The faults there are: what each does when it begins and when it ends.
 
 use crate::{
-    gvproxy::{Foul, Gvproxy},
+    gvproxy::Foul,
     rng,
     trace::Event,
     world::{CLIENT, ENCLAVE, ENCLAVE_CID, HOST, HOST_CID, HostOrder, World},
@@ -58,7 +58,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// The names of all kinds, and of the faults that are part of a load or a topology.
-    pub const REGISTERED: [&'static str; 21] = [
+    pub const REGISTERED: [&'static str; 22] = [
         "partition",
         "hold",
         "hold-lan",
@@ -80,6 +80,7 @@ impl FaultKind {
         "app-closes-idle",
         "dial-refused",
         "dial-unanswered",
+        "rogue-link",
     ];
 
     /// Its name in counts.
@@ -199,14 +200,14 @@ pub(super) fn end(world: &mut World, index: u32, fault: &Fault) {
 }
 
 fn order(world: &World, order: HostOrder) -> bool {
-    let running = world.shared().sites.borrow().gvproxy.is_some();
+    let running = world.shared().sites.borrow().has_gateway();
     world.shared().host_orders.send(order);
     running
 }
 
 /// An order that is about frame streams; false if there is none.
 fn on_streams(world: &World, what: HostOrder) -> bool {
-    let any = world.shared().sites.borrow().gvproxy.as_ref().is_some_and(Gvproxy::has_streams);
+    let any = world.shared().sites.borrow().has_frame_stream();
     order(world, what) && any
 }
 

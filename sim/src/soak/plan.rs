@@ -28,6 +28,9 @@ pub struct Plan {
     pub txqueuelen: usize,
     /// Receive and send buffer of a modelled TCP connection, in bytes.
     pub tcp_buffer: usize,
+    /// Bytes of the largest TCP buffer of nitrotap's gateway.
+    #[serde(default = "shipped_buffer", skip_serializing_if = "is_shipped_buffer")]
+    pub host_buffer: usize,
     /// Longest time that an upstream connection of the reverse proxy stays idle, in milliseconds.
     pub idle_timeout_ms: u64,
     /// Longest time that the app keeps an idle connection, in milliseconds.
@@ -83,6 +86,8 @@ pub enum LoadKind {
     DialRefused,
     /// Connections out of the enclave to where nobody answers.
     DialUnanswered,
+    /// Links of other enclaves, which send garbage, claim to be others, and do not read; only nitrotap's gateway bears it.
+    Rogue,
 }
 
 /// Bytes sent to somebody who sends them back.
@@ -129,13 +134,42 @@ pub enum PlanError {
     },
 }
 
+/// The bit of a seed that puts nitrotap's gateway in gvproxy's place; without it, the plan is nearly the same one.
+const NATIVE: u64 = 1 << 63;
+
+const fn shipped_buffer() -> usize {
+    crate::world::HOST_BUFFER
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it like that")]
+const fn is_shipped_buffer(bytes: &usize) -> bool {
+    *bytes == shipped_buffer()
+}
+
 impl Plan {
-    /// What `seed` expands to.
+    /// The seed of the plan with the other gateway on the host.
+    #[must_use]
+    pub const fn other_host(seed: u64) -> u64 {
+        seed ^ NATIVE
+    }
+
+    /// What `seed` expands to. Its highest bit decides which gateway is on the host, the others everything else.
     #[must_use]
     pub fn from_seed(seed: u64) -> Self {
+        let native = seed & NATIVE != 0;
+        let mut plan = Self::draw(seed & !NATIVE, native);
+        plan.seed = seed;
+        if native {
+            plan.scenario = plan.scenario.on_native_host();
+            plan.draw_for_native(&mut rng::stream(seed, "native host"));
+        }
+        plan
+    }
+
+    fn draw(seed: u64, native: bool) -> Self {
         let mut rng = rng::stream(seed, "plan");
         let scenario = if rng.u8(0..4) == 0 { Scenario::NitrotapNrp } else { Scenario::Nitrotap };
-        let quirks = if rng.u8(0..4) == 0 { Quirks::V0_8_1 } else { Quirks::V0_8_8 };
+        let quirks = if rng.u8(0..4) == 0 && !native { Quirks::V0_8_1 } else { Quirks::V0_8_8 };
         let faults_over_ms = rng.u64(10_000..60_000);
         let calm_ms = faults_over_ms + RECOVERY_MS;
         let stop_ms = calm_ms + rng.u64(20_000..40_000);
@@ -151,6 +185,7 @@ impl Plan {
             buf_alloc: if full { *pick(&mut rng, &[512, 4096, 65_536]) } else { 262_144 },
             txqueuelen: if full { *pick(&mut rng, &[32, 64, 1000]) } else { 1000 },
             tcp_buffer: *pick(&mut rng, &[4096, 16_384, 65_536, 262_144]),
+            host_buffer: shipped_buffer(),
             idle_timeout_ms: *pick(&mut rng, &[1_000, 5_000, 60_000]),
             app_idle_ms: *pick(&mut rng, &[500, 3_000, 20_000, 90_000]),
             loads: Vec::new(),
@@ -183,6 +218,35 @@ impl Plan {
             plan.end_ms = plan.stop_ms + ENDING_MS;
         }
         plan
+    }
+
+    /// What only nitrotap's gateway has to bear.
+    fn draw_for_native(&mut self, rng: &mut fastrand::Rng) {
+        self.host_buffer = *pick(rng, &[shipped_buffer(), shipped_buffer(), 8_192, 65_536]);
+        if rng.u8(0..3) == 0 {
+            let id = self.loads.len() as u32;
+            let clients = rng.u32(1..=3);
+            self.loads.push(Load { id, clients, start_ms: rng.u64(0..5_000), think_ms: 5_000, kind: LoadKind::Rogue });
+        }
+        if rng.u8(0..3) == 0 {
+            // More dials that nobody answers than gvproxy has places for.
+            let id = self.loads.len() as u32;
+            let kind = LoadKind::DialUnanswered;
+            self.loads.push(Load { id, clients: 15, start_ms: rng.u64(0..5_000), think_ms: 2_000, kind });
+        }
+        if rng.u8(0..4) == 0 && self.txqueuelen >= 1000 && self.buf_alloc >= 4096 {
+            // More than the queue of a link takes, into a link that is slower than the world.
+            self.buf_alloc = self.buf_alloc.clamp(32_768, 65_536);
+            self.tcp_buffer = 262_144;
+            // Without loss: the modelled kernels have no congestion control, and windows of that size no end of it.
+            self.mtu = self.mtu.max(1500);
+            self.txqueuelen = 4000;
+            self.host_buffer = shipped_buffer();
+            let id = self.loads.len() as u32;
+            let transfer = Transfer { max_bytes: 1_500_000, half_close: true, server_first: false, slow_reader: false };
+            let kind = LoadKind::EchoIn(transfer);
+            self.loads.push(Load { id, clients: 4, start_ms: rng.u64(0..5_000), think_ms: 2_000, kind });
+        }
     }
 
     fn draw_loads(&mut self, rng: &mut fastrand::Rng) {
@@ -366,6 +430,24 @@ mod tests {
             }
         }
         assert_ne!(Plan::from_seed(1), Plan::from_seed(2));
+    }
+
+    #[test]
+    fn the_other_host_has_the_same_faults_and_the_same_clients_and_more() {
+        for seed in 0..200 {
+            let (gvproxy, native) = (Plan::from_seed(seed), Plan::from_seed(Plan::other_host(seed)));
+            assert_eq!(Plan::other_host(native.seed), seed);
+            assert!(!gvproxy.scenario.is_native_host() && native.scenario.is_native_host());
+            assert_eq!(gvproxy.scenario, native.scenario.on_gvproxy());
+            assert_eq!(native, serde_json::from_str(&native.to_json()).unwrap());
+            if gvproxy.quirks == native.quirks {
+                assert_eq!(gvproxy.faults, native.faults);
+                assert_eq!(gvproxy.loads, native.loads[..gvproxy.loads.len()]);
+            }
+        }
+        let natives: Vec<Plan> = (0..200).map(|seed| Plan::from_seed(Plan::other_host(seed))).collect();
+        let rogues = natives.iter().filter(|plan| plan.loads.iter().any(|load| load.kind == LoadKind::Rogue)).count();
+        assert!(rogues > 40, "{rogues}");
     }
 
     #[test]

@@ -5,12 +5,14 @@ use crate::{
     check::{Audit, Break, Invariant},
     cpu::lock,
     forward::Port,
+    gvproxy::Gvproxy,
+    native::Native,
     params::Params,
     time::Scale,
     trace::Record,
     world::{ClientSide, World, WorldConfig},
 };
-use nitrotap_core::{pool::Limits, time::Instant};
+use nitrotap_core::{gateway::QUEUE_LIMIT, pool::Limits, time::Instant};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -157,6 +159,8 @@ struct Run {
     link_idle_since: Option<Instant>,
     /// Frames that the TAP's queue had dropped at the last look.
     dropped: u64,
+    /// How often nitrotap's gateway had been woken for nothing at the last look.
+    idle_turns: u64,
     /// Connections of gvproxy's that there were when the calm began.
     flows_at_calm: Option<usize>,
 }
@@ -180,6 +184,7 @@ impl Run {
             scale: Scale::REAL,
             tick: TICK,
             quirks: plan.quirks,
+            host_buffer: plan.host_buffer,
             mtu: plan.mtu,
             fragment: plan.fragment,
             shuffle: plan.shuffle,
@@ -214,7 +219,7 @@ impl Run {
         if plan.fragment {
             book.fired("fragmented-io");
         }
-        Self { plan, world, book, heard: None, link_idle_since: None, dropped: 0, flows_at_calm: None }
+        Self { plan, world, book, heard: None, link_idle_since: None, dropped: 0, idle_turns: 0, flows_at_calm: None }
     }
 
     fn finish(mut self) -> Verdict {
@@ -273,6 +278,7 @@ impl Run {
     /// What must hold all along.
     fn look(&mut self) {
         let now = self.world.now();
+        let mut idle_turns = self.idle_turns;
         let sites = self.world.shared().sites.borrow();
         for site in [&sites.client, &sites.host, &sites.enclave].into_iter().flatten() {
             let usage = site.net.usage();
@@ -295,6 +301,25 @@ impl Run {
             self.check(Invariant::Bounds, waiting < 2000, || format!("{waiting} frames wait for gvproxy's lock"));
             self.check(Invariant::Frames, !gvproxy.is_wedged(), || "gvproxy's switch is wedged".to_owned());
         }
+        if let Some(native) = &sites.native {
+            let counters = native.counters();
+            let (fullest, memory) = (native.fullest(), native.memory());
+            self.check(Invariant::Bounds, fullest <= QUEUE_LIMIT, || format!("{fullest} bytes waited for a link"));
+            let held = counters.tcp_flows < 2000 && counters.sessions <= MOST_SESSIONS && counters.links < 30;
+            self.check(Invariant::Bounds, held, || format!("{counters:?}"));
+            let remembers = counters.tcp_time_wait <= MOST_TIME_WAIT && counters.tcp_buffer_bytes <= memory as u64;
+            self.check(Invariant::Bounds, remembers, || format!("{counters:?}"));
+            let turns = native.idle_turns();
+            let more = turns.saturating_sub(idle_turns);
+            idle_turns = turns;
+            self.check(Invariant::Progress, more <= MOST_IDLE_TURNS + 2 * counters.tcp_flows, || {
+                format!("the gateway's timers woke it for nothing {more} times in {LOOK:?}, {counters:?}")
+            });
+            let streams = native.streams();
+            self.check(Invariant::Conservation, streams as u64 <= counters.tcp_flows, || {
+                format!("{streams} connections of the world, {counters:?}")
+            });
+        }
         // The link has to come up whenever there is somebody to talk to.
         let quiet = now >= Instant::from_millis(self.plan.faults_over_ms);
         // What counts is what arrives; nitriding's loop says nothing of itself.
@@ -305,6 +330,7 @@ impl Run {
             self.book.fired("full-buffers");
         }
         self.dropped = dropped;
+        self.idle_turns = idle_turns;
         if self.flows_at_calm.is_none() && now >= Instant::from_millis(self.plan.calm_ms) {
             self.flows_at_calm = flows;
         }
@@ -359,17 +385,13 @@ impl Run {
             });
         }
         self.check(Invariant::BoundedEnd, kernel.flows == 0, || format!("connections left in the kernel: {kernel:?}"));
-        let Some(gvproxy) = &sites.gvproxy else {
-            return self.check(Invariant::Recovery, false, || "gvproxy has not come back".to_owned());
+        let leaked = match (&sites.gvproxy, &sites.native) {
+            (Some(gvproxy), _) => self.look_back_at_gvproxy(gvproxy),
+            (None, Some(native)) => self.look_back_at_native(native),
+            (None, None) => {
+                return self.check(Invariant::Recovery, false, || "the host's gateway has not come back".to_owned());
+            }
         };
-        // Stock gvproxy never asks whether a silent guest is still there: what a fault cut off stays with it for ever, and
-        // so does the stream on its other side. What came without a fault, or after the last one, may not stay.
-        let stack = gvproxy.stack().usage();
-        let cut_off = if self.plan.faults.is_empty() { 0 } else { self.flows_at_calm.unwrap_or(0) };
-        self.check(Invariant::BoundedEnd, stack.flows <= cut_off, || {
-            format!("connections left in gvproxy, of which a fault may have cut off {cut_off}: {stack:?}")
-        });
-        let leaked = stack.flows;
         let link_stream = usize::from(inside.port.as_ref().is_some_and(|port| port.stream().is_some()));
         let expected = [(&sites.client, leaked), (&sites.host, 1 + 2 * leaked), (&sites.enclave, link_stream)];
         for (site, expected) in expected {
@@ -391,7 +413,41 @@ impl Run {
             }
         }
     }
+
+    /// Gives how many connections stay with gvproxy for good.
+    fn look_back_at_gvproxy(&self, gvproxy: &Gvproxy) -> usize {
+        // Stock gvproxy never asks whether a silent guest is still there: what a fault cut off stays with it for ever, and
+        // so does the stream on its other side. What came without a fault, or after the last one, may not stay.
+        let stack = gvproxy.stack().usage();
+        let cut_off = if self.plan.faults.is_empty() { 0 } else { self.flows_at_calm.unwrap_or(0) };
+        self.check(Invariant::BoundedEnd, stack.flows <= cut_off, || {
+            format!("connections left in gvproxy, of which a fault may have cut off {cut_off}: {stack:?}")
+        });
+        stack.flows
+    }
+
+    /// nitrotap's gateway keeps nothing, whatever has happened.
+    fn look_back_at_native(&self, native: &Native) -> usize {
+        let counters = native.counters();
+        let nothing = counters.tcp_flows == 0 && counters.sessions == 0 && counters.tcp_time_wait == 0;
+        self.check(Invariant::BoundedEnd, nothing, || format!("left in the gateway: {counters:?}"));
+        let memory = counters.tcp_buffer_bytes == 0 && native.streams() == 0;
+        self.check(Invariant::BoundedEnd, memory, || {
+            format!("held by the gateway for {} connections of the world: {counters:?}", native.streams())
+        });
+        let links = u64::from(native.has_streams());
+        self.check(Invariant::BoundedEnd, counters.links == links && links <= 1, || format!("links: {counters:?}"));
+        0
+    }
 }
+
+/// Wake-ups of nitrotap's gateway for nothing between two looks, and two more for each connection, whose deadlines move: a
+/// timer that is due again at once would have 500.
+const MOST_IDLE_TURNS: u64 = 20;
+
+/// Connections that are over and remembered, and sessions, that nitrotap's gateway has at most.
+const MOST_TIME_WAIT: u64 = 16_384;
+const MOST_SESSIONS: u64 = 8192;
 
 /// Longest time without a frame while gvproxy listens and nothing is wrong: a silent peer is noticed after 25 s.
 const LINK_PATIENCE: Duration = Duration::from_secs(40);

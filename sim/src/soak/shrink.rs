@@ -108,7 +108,7 @@ fn smaller(state: &mut State) -> bool {
             LoadKind::Tunnel(transfer) | LoadKind::EchoIn(transfer) | LoadKind::EchoOut(transfer) => {
                 transfer.max_bytes = (transfer.max_bytes / 2).max(1);
             }
-            LoadKind::DialRefused | LoadKind::DialUnanswered => {}
+            LoadKind::DialRefused | LoadKind::DialUnanswered | LoadKind::Rogue => {}
         }) || state.change(|plan| {
             if let LoadKind::Http { unruly_permille, .. } = &mut plan.loads[i].kind {
                 *unruly_permille = 0;
@@ -123,6 +123,7 @@ fn plainer(state: &mut State) -> bool {
         || state.change(|plan| plan.mtu = 1500)
         || state.change(|plan| plan.txqueuelen = 1000)
         || state.change(|plan| plan.buf_alloc = 262_144)
+        || state.change(|plan| plan.host_buffer = crate::world::HOST_BUFFER)
 }
 
 /// Cuts off what comes after the failure.

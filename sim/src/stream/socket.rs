@@ -30,13 +30,16 @@ pub(super) struct State {
     connected: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Waits for a reset, whatever can be read or written meanwhile.
+    hangup: Option<Waker>,
     fragment: Option<Fragment>,
 }
 
 impl Conn {
     pub(super) fn new(local: Addr, peer: Addr, limits: Limits, fragment: Option<Fragment>) -> Self {
         let endpoint = Endpoint::new(local, peer, limits);
-        let state = State { endpoint, blackholed: false, connected: false, reader: None, writer: None, fragment };
+        let state =
+            State { endpoint, blackholed: false, connected: false, reader: None, writer: None, hangup: None, fragment };
         Self { local, peer, state: Mutex::new(state) }
     }
 
@@ -86,6 +89,11 @@ impl State {
         if (self.connected || self.endpoint.is_reset())
             && self.endpoint.is_writable()
             && let Some(waker) = self.writer.take()
+        {
+            waker.wake();
+        }
+        if self.endpoint.is_reset()
+            && let Some(waker) = self.hangup.take()
         {
             waker.wake();
         }
@@ -173,6 +181,16 @@ impl SimStream {
         Poll::Pending
     }
 
+    /// Completes when the stream has been reset: what `epoll` says unasked (`EPOLLERR`).
+    pub(crate) fn poll_reset(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.0.conn.state);
+        if state.endpoint.is_reset() {
+            return Poll::Ready(());
+        }
+        state.hangup = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Reads some bytes; 0 at the end.
     ///
     /// # Errors
@@ -192,7 +210,8 @@ impl SimStream {
         }
     }
 
-    fn poll_recv(&self, cx: &Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+    /// [`SimStream::recv`] for whoever polls many streams.
+    pub(crate) fn poll_recv(&self, cx: &Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let n = {
             let mut state = lock(&self.0.conn.state);
             if state.endpoint.is_reset() {
@@ -240,7 +259,8 @@ impl SimStream {
         Ok(())
     }
 
-    fn poll_send(&self, cx: &Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    /// [`SimStream::send`] for whoever polls many streams.
+    pub(crate) fn poll_send(&self, cx: &Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let n = {
             let mut state = lock(&self.0.conn.state);
             if state.endpoint.is_reset() {

@@ -5,7 +5,8 @@ use crate::{
     cpu::Cpu,
     forward::{self, Enclave, Nitrotap},
     group::Group,
-    gvproxy::{Exposed, Gvproxy},
+    gvproxy::{Exposed, Gvproxy, Resolve},
+    native::{self, Native},
     proxy::{Proxy, ProxyConfig},
     rng::mix,
     stack::{HostConfig, Mac, Stack},
@@ -50,7 +51,12 @@ pub(super) fn entrance(config: &WorldConfig) -> Addr {
         | crate::scenario::Scenario::NitridingIdle2
         | crate::scenario::Scenario::Nitriding
         | crate::scenario::Scenario::NitrotapNrp
-        | crate::scenario::Scenario::Nitrotap => Addr { cid: HOST_CID, port: PUBLISHED },
+        | crate::scenario::Scenario::Nitrotap
+        | crate::scenario::Scenario::NitridingNrpHost
+        | crate::scenario::Scenario::NitridingIdle2Host
+        | crate::scenario::Scenario::NitridingHost
+        | crate::scenario::Scenario::NitrotapNrpHost
+        | crate::scenario::Scenario::NitrotapHost => Addr { cid: HOST_CID, port: PUBLISHED },
     }
 }
 
@@ -73,7 +79,7 @@ pub(super) async fn one_box(shared: Rc<Shared>) -> Booted {
         sites.enclave = Some(site.clone());
     }
     let server = if shared.config.scenario.has_tap() {
-        start_gvproxy(&shared, &site, &site.group)?;
+        start_gateway(&shared, &site, &site.group)?;
         start_enclave(&shared, &site)?
     } else {
         ServerSide { shared: shared.clone(), site: site.clone(), kernel: None }
@@ -133,38 +139,48 @@ pub(super) async fn host(shared: Rc<Shared>) -> Booted {
         }
         return std::future::pending().await;
     }
-    let group = Group::new("gvproxy", shared.audit.clone(), site.clock);
+    let native = shared.config.scenario.is_native_host();
+    let name = if native { "gateway" } else { "gvproxy" };
+    let group = Group::new(name, shared.audit.clone(), site.clock);
     notice_panics(&group, site.clock);
     if let Some(power) = shared.power.borrow_mut().get_mut(&HOST_CID) {
         power.groups.push(group.clone());
     }
-    start_gvproxy(&shared, &site, &group)?;
+    start_gateway(&shared, &site, &group)?;
     loop {
         match shared.host_orders.next().await {
             HostOrder::Kill => {
                 group.kill().await;
-                shared.sites.borrow_mut().gvproxy = None;
-                shared.trace.note(site.clock.now(), Actor::Gvproxy, Event::Killed, 0, 0, 0);
+                let mut sites = shared.sites.borrow_mut();
+                (sites.gvproxy, sites.native) = (None, None);
+                let actor = if native { Actor::Gateway } else { Actor::Gvproxy };
+                shared.trace.note(site.clock.now(), actor, Event::Killed, 0, 0, 0);
             }
             HostOrder::Start => {
-                let running = shared.sites.borrow().gvproxy.is_some();
+                let running = shared.sites.borrow().has_gateway();
                 if !running {
-                    start_gvproxy(&shared, &site, &group)?;
+                    start_gateway(&shared, &site, &group)?;
                 }
             }
             HostOrder::Inject(bytes, foul) => {
-                let gvproxy = shared.sites.borrow().gvproxy.clone();
-                if let Some(gvproxy) = gvproxy {
-                    gvproxy.inject(bytes, foul);
+                let sites = shared.sites.borrow();
+                if let Some(gvproxy) = &sites.gvproxy {
+                    gvproxy.inject(bytes.clone(), foul);
+                }
+                if let Some(native) = &sites.native {
+                    native.inject(bytes, foul);
                 }
             }
             HostOrder::Reset(n) => {
                 site.net.reset_one(ENCLAVE_CID, n);
             }
             HostOrder::Cut => {
-                let gvproxy = shared.sites.borrow().gvproxy.clone();
-                if let Some(gvproxy) = gvproxy {
+                let sites = shared.sites.borrow();
+                if let Some(gvproxy) = &sites.gvproxy {
                     gvproxy.cut_inside_frame();
+                }
+                if let Some(native) = &sites.native {
+                    native.cut_inside_frame();
                 }
             }
         }
@@ -240,13 +256,66 @@ fn wire(shared: &Shared, site: &Site, cid: u32, params: WireParams, name: &str) 
     site.net.attach(cid, Wire::new(params, shared.config.seed, name));
 }
 
+fn start_gateway(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Result<()> {
+    if shared.config.scenario.is_native_host() {
+        start_native(shared, site, group)
+    } else {
+        start_gvproxy(shared, site, group)
+    }
+}
+
+/// The ports that every gateway publishes.
+fn exposed(config: &WorldConfig) -> Vec<Exposed> {
+    let inward = if config.scenario.proxy().is_some() { PROXY_PORT } else { ServerSide::APP_PORT };
+    vec![
+        Exposed { port: PUBLISHED, to: inward },
+        Exposed { port: PUBLISHED_APP, to: ServerSide::APP_PORT },
+        Exposed { port: PUBLISHED_ECHO, to: ECHO },
+    ]
+}
+
+/// Where the enclave's destinations are.
+fn resolve(config: &WorldConfig) -> Resolve {
+    let one_box = config.params.machines.one_box;
+    let outside = if one_box || config.client_on_host() { HOST_CID } else { CLIENT_CID };
+    Arc::new(move |ip: Ipv4Addr, port: u16| {
+        let cid = if ip == crate::gvproxy::HOST { HOST_CID } else { outside };
+        // TEST-NET-2 (RFC 5737) is where nobody answers.
+        (ip.octets()[..3] != [198, 51, 100]).then_some(Addr { cid, port: port.into() })
+    })
+}
+
+fn start_native(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Result<()> {
+    let config = &shared.config;
+    let process = site.cpu.process(1);
+    shared.sites.borrow_mut().processes.push(("gateway", process.clone()));
+    let native = Native::start(
+        native::Config {
+            net: site.net.clone(),
+            clock: site.clock,
+            trace: shared.trace.clone(),
+            audit: shared.audit.clone(),
+            ledger: shared.ledger.clone(),
+            costs: config.params.host,
+            process,
+            mtu: config.mtu,
+            largest_buffer: config.host_buffer,
+            // A new life has new secrets.
+            seed: mix(config.seed ^ 1 ^ site.clock.now().as_nanos()),
+            exposed: exposed(config),
+            resolve: resolve(config),
+        },
+        group,
+    )?;
+    shared.trace.note(site.clock.now(), Actor::Gateway, Event::Started, 0, 0, 0);
+    shared.sites.borrow_mut().native = Some(native);
+    Ok(())
+}
+
 fn start_gvproxy(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Result<()> {
     let config = &shared.config;
     let process = site.cpu.go_process(config.params.gvproxy.procs);
     shared.sites.borrow_mut().processes.push(("gvproxy", process.clone()));
-    let inward = if config.scenario.proxy().is_some() { PROXY_PORT } else { ServerSide::APP_PORT };
-    let one_box = config.params.machines.one_box;
-    let outside = if one_box || config.client_on_host() { HOST_CID } else { CLIENT_CID };
     let gvproxy = Gvproxy::start(
         crate::gvproxy::Config {
             net: site.net.clone(),
@@ -260,16 +329,8 @@ fn start_gvproxy(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Re
             mtu: config.mtu.into(),
             tcp_buffer: config.params.machines.tcp_buffer,
             seed: mix(config.seed ^ 1),
-            exposed: vec![
-                Exposed { port: PUBLISHED, to: inward },
-                Exposed { port: PUBLISHED_APP, to: ServerSide::APP_PORT },
-                Exposed { port: PUBLISHED_ECHO, to: ECHO },
-            ],
-            resolve: Arc::new(move |ip: Ipv4Addr, port: u16| {
-                let cid = if ip == crate::gvproxy::HOST { HOST_CID } else { outside };
-                // TEST-NET-2 (RFC 5737) is where nobody answers.
-                (ip.octets()[..3] != [198, 51, 100]).then_some(Addr { cid, port: port.into() })
-            }),
+            exposed: exposed(config),
+            resolve: resolve(config),
         },
         group,
     )?;

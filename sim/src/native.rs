@@ -1,0 +1,172 @@
+//! nitrotap's gateway on the host: the shipped machine of [`nitrotap_core::gateway`], driven in virtual time as the
+//! daemon's data thread drives it.
+//!
+//! ```text
+//!   connect ── orders ──▶ drive ──▶ Gateway        one thread: a batch of frames in, what changed, a batch out
+//!   listen  ──            │  │
+//!                     link   relay                 a stream of frames; a stream of the world
+//! ```
+//! Nothing here waits for a write. A link that takes nothing keeps its queue, a stream of the world that takes nothing
+//! leaves the bytes in the connection's buffer, and everybody else goes on. DNS and UDP are not modelled: a question is
+//! refused, and so is a datagram.
+
+mod connect;
+mod drive;
+mod link;
+mod ready;
+mod relay;
+mod verify;
+
+use crate::{
+    check::Audit,
+    cpu::Process,
+    group::Group,
+    gvproxy::{CONNECT_PORT, Exposed, Foul, GATEWAY, GATEWAY_MAC, HOST, Resolve},
+    ledger::FrameLedger,
+    mailbox::Orders,
+    params::HostCosts,
+    stream::{Addr, Net},
+    time::Clock,
+    trace::Trace,
+};
+use nitrotap_core::gateway::{Config as GatewayConfig, Counters, Gateway, policy::PolicyConfig};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+};
+
+/// A running gateway, as seen from outside; clones are handles.
+#[derive(Clone)]
+pub(crate) struct Native(Rc<Seen>);
+
+struct Seen {
+    gateway: Rc<RefCell<Gateway>>,
+    /// The most bytes that have waited for a link at the end of a turn.
+    fullest: Cell<usize>,
+    /// Turns that a timer began and in which nothing was done.
+    idle_turns: Cell<u64>,
+    /// Connections of the world that the driver holds.
+    streams: Cell<usize>,
+    links: Cell<usize>,
+    orders: Orders<drive::Order>,
+}
+
+/// What a gateway is started with.
+pub(crate) struct Config {
+    pub(crate) net: Net,
+    pub(crate) clock: Clock,
+    pub(crate) trace: Trace,
+    pub(crate) audit: Audit,
+    pub(crate) ledger: FrameLedger,
+    pub(crate) costs: HostCosts,
+    pub(crate) process: Process,
+    pub(crate) mtu: u16,
+    /// Bytes of the largest TCP buffer.
+    pub(crate) largest_buffer: usize,
+    pub(crate) seed: u64,
+    pub(crate) exposed: Vec<Exposed>,
+    pub(crate) resolve: Resolve,
+}
+
+/// What the driver works with.
+pub(super) struct Host {
+    pub(super) net: Net,
+    pub(super) clock: Clock,
+    pub(super) trace: Trace,
+    pub(super) audit: Audit,
+    pub(super) ledger: FrameLedger,
+    pub(super) costs: HostCosts,
+    pub(super) process: Process,
+    pub(super) mtu: u16,
+    pub(super) resolve: Resolve,
+}
+
+impl Native {
+    /// Starts it in `group`.
+    pub(crate) fn start(config: Config, group: &Group) -> io::Result<Self> {
+        let gateway = Gateway::new(GatewayConfig {
+            gateway: GATEWAY,
+            gateway_mac: GATEWAY_MAC.0,
+            host: HOST,
+            mtu: config.mtu,
+            largest_buffer: config.largest_buffer,
+            policy: PolicyConfig { host_loopback: true, ..PolicyConfig::default() },
+            seed: config.seed,
+            ..GatewayConfig::default()
+        })
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let this = Self(Rc::new(Seen {
+            gateway: Rc::new(RefCell::new(gateway)),
+            fullest: Cell::default(),
+            idle_turns: Cell::default(),
+            streams: Cell::default(),
+            links: Cell::default(),
+            orders: Orders::default(),
+        }));
+        let listener = config.net.listen(CONNECT_PORT)?;
+        group.spawn(connect::serve(listener, config.clock, this.0.orders.clone(), group.clone()));
+        for exposed in config.exposed {
+            let listener = config.net.listen(exposed.port)?;
+            group.spawn(connect::publish(listener, exposed.to, this.0.orders.clone()));
+        }
+        let host = Host {
+            net: config.net,
+            clock: config.clock,
+            trace: config.trace,
+            audit: config.audit,
+            ledger: config.ledger,
+            costs: config.costs,
+            process: config.process,
+            mtu: config.mtu,
+            resolve: config.resolve,
+        };
+        group.spawn(drive::Driver::new(host, this.clone()).run());
+        Ok(this)
+    }
+
+    /// Its counters and gauges, for invariants.
+    pub(crate) fn counters(&self) -> Counters {
+        self.0.gateway.borrow().counters()
+    }
+
+    /// Bytes of TCP buffers that it may promise in all.
+    pub(crate) fn memory(&self) -> usize {
+        self.0.gateway.borrow().config().memory
+    }
+
+    /// The most bytes that ever waited for a link.
+    pub(crate) fn fullest(&self) -> usize {
+        self.0.fullest.get()
+    }
+
+    /// How often a timer woke its thread for nothing.
+    pub(crate) fn idle_turns(&self) -> u64 {
+        self.0.idle_turns.get()
+    }
+
+    /// Connections of the world that it holds, those that are being dialled included.
+    pub(crate) fn streams(&self) -> usize {
+        self.0.streams.get()
+    }
+
+    /// Whether there is a frame stream.
+    pub(crate) fn has_streams(&self) -> bool {
+        self.0.links.get() > 0
+    }
+
+    /// Puts bytes on every frame stream, between two frames, that are none of the gateway's.
+    pub(crate) fn inject(&self, bytes: Vec<u8>, foul: Foul) {
+        self.0.orders.send(drive::Order::Fault(bytes, foul));
+    }
+
+    /// Ends every frame stream inside a frame.
+    pub(crate) fn cut_inside_frame(&self) {
+        self.inject(vec![200, 0, 1, 2, 3], Foul::Cut);
+    }
+}
+
+/// Where a link's stream leads, as the owner of what is behind it: an enclave, whatever port it dialled from.
+const fn tenant(peer: Addr) -> u32 {
+    peer.cid
+}
