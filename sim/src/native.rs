@@ -11,6 +11,7 @@
 //! refused, and so is a datagram.
 
 mod connect;
+mod dial;
 mod drive;
 mod link;
 mod ready;

@@ -10,7 +10,8 @@ use nitrotap_sim::{
     model::{Station, bounds},
     params::Params,
     scenario::Scenario::{
-        self, Docker, Enclave, Nitriding, NitridingIdle2, NitridingNrp, Nitrotap, NitrotapNrp, NitrotapNrpHost,
+        self, Docker, Enclave, Nitriding, NitridingIdle2, NitridingIdle2Host, NitridingNrp, Nitrotap, NitrotapNrp,
+        NitrotapNrpHost,
     },
     stream::WireParams,
 };
@@ -169,7 +170,8 @@ fn clients_are_either_waiting_or_counted_by_littles_law() {
             let waiting = out.point.requests_per_s * out.mean_us / 1e6;
             let off = (waiting / f64::from(n) - 1.0).abs();
             // The more clients, the fewer rounds a window has, and the more of them are under way at its ends.
-            let most = if n <= 64 { 0.03 } else { 0.1 };
+            // Where connections are dialled all the time, times spread widely, and the ends weigh more.
+            let most = if n <= 64 && scenario != NitridingIdle2Host { 0.03 } else { 0.1 };
             assert!(off <= most, "{scenario}: {waiting:.2} of {n} clients are accounted for");
         }
     }

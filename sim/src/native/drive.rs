@@ -2,6 +2,7 @@
 
 use super::{
     Host, Native,
+    dial::Dials,
     link::{Link, Written},
     ready::{Event, Ready},
     relay::{Relay, Step},
@@ -11,22 +12,17 @@ use crate::{
     gvproxy::{ENCLAVE, Foul},
     ledger::Way,
     mailbox::Orders,
-    stream::{Connect, SimStream},
+    stream::SimStream,
     trace::{Actor, Event as Noted},
     world::ENCLAVE_CID,
 };
-use nitrotap_core::{
-    gateway::{Closed, DialError, FlowId, Gateway, Handled, Output, PortId, SessionError, Target},
-    time::Instant,
-};
+use nitrotap_core::gateway::{Closed, DialError, FlowId, Gateway, Handled, Output, PortId, SessionError, Target};
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
-    pin::Pin,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddrV4,
     rc::Rc,
-    task::{Context, Poll},
-    time::Duration,
+    task::Poll,
 };
 
 /// What others ask of the thread.
@@ -38,9 +34,6 @@ pub(super) enum Order {
     /// Bytes for every link that are none of the gateway's.
     Fault(Vec<u8>, Foul),
 }
-
-/// Longest wait for the world's answer; the gateway itself gives up a little later.
-const WORLD_DIAL: Duration = Duration::from_secs(25);
 
 /// Bytes moved for one connection before others get their turn.
 const TURN_BYTES: usize = 256 << 10;
@@ -56,9 +49,7 @@ pub(super) struct Driver {
     ready: Ready,
     links: BTreeMap<u64, Link>,
     relays: BTreeMap<u64, Relay>,
-    /// Without an answer so far; `None` where nobody answers.
-    dials: BTreeMap<u64, Option<Connect>>,
-    give_up: VecDeque<(Instant, FlowId)>,
+    dials: Dials,
     /// Processor time of what was done since it was last paid for.
     owed_ns: u64,
     /// Frames and bytes towards enclaves that are paid for.
@@ -75,8 +66,7 @@ impl Driver {
             ready: Ready::default(),
             links: BTreeMap::new(),
             relays: BTreeMap::new(),
-            dials: BTreeMap::new(),
-            give_up: VecDeque::new(),
+            dials: Dials::default(),
             owed_ns: 0,
             charged: (0, 0),
         }
@@ -102,14 +92,13 @@ impl Driver {
             let waiting = self.links.values().map(|link| self.gateway.borrow().pending(link.port).len()).max();
             self.seen.0.fullest.set(self.seen.0.fullest.get().max(waiting.unwrap_or(0)));
             self.seen.0.links.set(self.links.len());
-            self.seen.0.streams.set(self.relays.len() + self.dials.values().flatten().count());
+            self.seen.0.streams.set(self.relays.len() + self.dials.streams());
         }
     }
 
     /// Sleeps until there is something to do; gives what the wake-up costs.
     async fn wait(&self) -> u64 {
-        let next =
-            self.gateway.borrow().poll_timeout().into_iter().chain(self.give_up.front().map(|(at, _)| *at)).min();
+        let next = self.gateway.borrow().poll_timeout().into_iter().chain(self.dials.next()).min();
         let clock = self.host.clock;
         if !self.ready.is_empty() || !self.orders.is_empty() || next.is_some_and(|at| at <= clock.now()) {
             return 0;
@@ -261,11 +250,8 @@ impl Driver {
 
     fn handle_timeout(&mut self) {
         let now = self.host.clock.now();
-        while let Some((_, flow)) = self.give_up.front().copied().filter(|(at, _)| *at <= now) {
-            self.give_up.pop_front();
-            if self.dials.remove(&flow.to_u64()).is_some() {
-                self.gateway.borrow_mut().dialed(now, flow, Err(DialError::HostUnreachable));
-            }
+        while let Some(flow) = self.dials.expired(now) {
+            self.gateway.borrow_mut().dialed(now, flow, Err(DialError::HostUnreachable));
         }
         let mut gateway = self.gateway.borrow_mut();
         if gateway.poll_timeout().is_some_and(|at| at <= now) {
@@ -322,38 +308,21 @@ impl Driver {
     async fn dial(&mut self, flow: FlowId, target: Target) {
         self.pay(self.host.costs.connect_ns).await;
         let now = self.host.clock.now();
-        let addr = match target {
-            Target::Address(to) => match to.ip() {
-                IpAddr::V4(ip) => {
-                    let ip = if ip == Ipv4Addr::LOCALHOST { crate::gvproxy::HOST } else { ip };
-                    (self.host.resolve)(ip, to.port())
-                }
-                IpAddr::V6(_) => None,
-            },
-            Target::Dns | Target::Services => {
-                return self.gateway.borrow_mut().dialed(now, flow, Err(DialError::Refused));
-            }
-        };
-        self.dials.insert(flow.to_u64(), addr.map(|addr| self.host.net.connect(addr)));
-        self.give_up.push_back((now + WORLD_DIAL, flow));
-        self.dialed(flow);
+        if self.dials.start(now, &self.host, flow, target) {
+            self.dialed(flow);
+        } else {
+            self.gateway.borrow_mut().dialed(now, flow, Err(DialError::Refused));
+        }
     }
 
     /// Looks at a dial.
     fn dialed(&mut self, flow: FlowId) {
-        let id = flow.to_u64();
-        let Some(Some(connect)) = self.dials.get_mut(&id) else { return };
-        let waker = self.ready.waker(Event::Dialed(id));
-        let Poll::Ready(result) = Pin::new(connect).poll(&mut Context::from_waker(&waker)) else { return };
-        self.dials.remove(&id);
-        let now = self.host.clock.now();
-        match result {
-            Ok(stream) => {
-                self.relay(flow, stream);
-                self.gateway.borrow_mut().dialed(now, flow, Ok(()));
-            }
-            Err(_) => self.gateway.borrow_mut().dialed(now, flow, Err(DialError::Refused)),
+        let Some(result) = self.dials.poll(flow, &self.ready) else { return };
+        if let Ok(stream) = &result {
+            self.relay(flow, stream.clone());
         }
+        let result = result.map(drop).map_err(|_| DialError::Refused);
+        self.gateway.borrow_mut().dialed(self.host.clock.now(), flow, result);
     }
 
     /// Moves bytes of a connection for as long as both sides let it.
@@ -409,7 +378,7 @@ impl Driver {
 
     /// A connection is over on the guest's side.
     fn closed(&mut self, flow: FlowId, how: Closed) {
-        self.dials.remove(&flow.to_u64());
+        self.dials.forget(flow);
         if let Some(relay) = self.relays.remove(&flow.to_u64())
             && how != Closed::Finished
         {
