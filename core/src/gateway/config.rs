@@ -69,7 +69,7 @@ impl Default for Config {
             static_leases: BTreeMap::from([(Ipv4Addr::new(192, 168, 127, 2), [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xee])]),
             guest_services: false,
             switching: true,
-            tenant: TenantLimits { flows: 16_384, half_open: 1024, sessions: 2048, rate: None },
+            tenant: TenantLimits { flows: 12_288, half_open: 1024, sessions: 2048, rate: None },
             max_flows: 16_384,
             max_sessions: 8192,
             memory: 512 << 20,

@@ -69,6 +69,8 @@ crate::counters! {
         icmp_errors_out: Counter "nitrotap_gateway_icmp_errors" {},
         /// Questions to the gateway's name server over UDP.
         dns_queries: Counter "nitrotap_gateway_dns_queries" {},
+        /// Questions that were dropped because too many of the same link waited.
+        dns_refused: Counter "nitrotap_gateway_dns_refused" {},
     }
 }
 

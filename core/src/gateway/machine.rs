@@ -19,7 +19,7 @@ use super::{
     neighbour::{Due, Neighbour, Neighbours, Waiter},
     output::{FlowId, Output, Outputs, SessionId, Target},
     policy::{Policy, PolicyCounters, Proto, Verdict},
-    port::{PortId, Ports},
+    port::{ANONYMOUS, PortId, Ports},
     session::{Kind, SessionKey, Sessions},
     switch::{Learning, Switch},
     tcp::{Context, FlowKey, FlowStatus, Refused, Tcp, TcpConfig},
@@ -30,7 +30,10 @@ use crate::{
     frame::{Framing, MIN_FRAME},
     time::Instant,
 };
-use core::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use core::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    time::Duration,
+};
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, IpProtocol};
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -101,14 +104,18 @@ pub enum OpenError {
 /// A question over UDP that waits for its answer.
 #[derive(Clone, Copy, Debug)]
 struct DnsClient {
-    number: u64,
+    asked: Instant,
     port: PortId,
     mac: [u8; 6],
     address: (Ipv4Addr, u16),
 }
 
-/// Questions over UDP that may wait; an older one is forgotten, and its answer dropped.
-const DNS_CLIENTS: usize = 1024;
+/// Questions over UDP of one link that may wait for their answers: what a resolver inside has under way, and no more than
+/// leaves the name server to others.
+const QUESTIONS: usize = 64;
+
+/// A question that was not answered by then never will be: the name server gives up after five seconds.
+const UNANSWERED: Duration = Duration::from_secs(10);
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 
@@ -126,7 +133,7 @@ pub struct Gateway {
     reassembler: Reassembler,
     tcp: Tcp,
     sessions: Sessions,
-    dns_clients: Vec<DnsClient>,
+    dns_clients: BTreeMap<u64, DnsClient>,
     dns_number: u64,
     identification: u16,
     out: Outputs,
@@ -160,7 +167,7 @@ impl Gateway {
             reassembler: Reassembler::default(),
             tcp: Tcp::new(tcp),
             sessions: Sessions::new(config.max_sessions, rng.u64(..)),
-            dns_clients: Vec::new(),
+            dns_clients: BTreeMap::new(),
             dns_number: 0,
             identification: rng.u16(..),
             out: Outputs::new(),
@@ -185,6 +192,7 @@ impl Gateway {
         self.switch.detach(port);
         self.neighbours.detach(port);
         self.ports.detach(port);
+        self.dns_clients.retain(|_, client| client.port != port);
         self.tcp.detach(port);
     }
 
@@ -230,7 +238,10 @@ impl Gateway {
             return self.handle_local(now, port, *source, frame);
         }
         if !passes {
-            self.counters.spoofed += u64::from(own);
+            match [frame[12], frame[13]] {
+                wire::ETHERTYPE_ARP | wire::ETHERTYPE_IPV4 => self.counters.spoofed += u64::from(own),
+                _ => self.counters.unsupported += 1,
+            }
         } else if destination[0] & 1 == 0 {
             self.forward(now, port, *destination, frame);
         }

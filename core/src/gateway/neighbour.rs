@@ -1,9 +1,12 @@
 //! Where a guest's IP address is: learned from its ARP and DHCP, and asked for when it is needed (RFC 826).
 //!
 //! Owns: addresses and who waits for them. Driven by: the machine. Drain: [`Neighbours::due`] at [`Neighbours::next`].
-//! Bounds: [`MAX_NEIGHBOURS`] addresses, [`MAX_ASKED`] asked for at a time with [`MAX_WAITING`] waiters each, three questions one
+//! An address stays with the link that uses it, as on the switch: another link gets it when that one is gone, when it was
+//! silent for [`AGEING`], or when it was leased to it.
+//! Bounds: [`MAX_NEIGHBOURS`] addresses, [`MAX_PER_PORT`] of them on one link, [`MAX_ASKED`] asked for at a time with [`MAX_WAITING`] waiters each, three questions one
 //! second apart (RFC 1122 section 2.3.2.1).
 
+use super::switch::AGEING;
 use super::{
     output::{FlowId, SessionId},
     port::{PortId, Ports},
@@ -14,6 +17,8 @@ use std::collections::BTreeMap;
 
 /// Addresses remembered.
 pub(super) const MAX_NEIGHBOURS: usize = 4096;
+/// Addresses remembered of one link.
+const MAX_PER_PORT: usize = 256;
 const MAX_ASKED: usize = 64;
 const MAX_WAITING: usize = 256;
 const QUESTIONS: u32 = 3;
@@ -53,20 +58,33 @@ pub(super) enum Due {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
-    known: BTreeMap<Ipv4Addr, Neighbour>,
+    /// Where each is, and when that was last said.
+    known: BTreeMap<Ipv4Addr, (Neighbour, Instant)>,
     asked: BTreeMap<Ipv4Addr, Asked>,
 }
 
 impl Neighbours {
-    /// Somebody says that it has `address`. Gives those that waited for it; `Err` if it is another's.
-    pub(super) fn learn(&mut self, ports: &Ports, address: Ipv4Addr, new: Neighbour) -> Result<Vec<Waiter>, Spoofed> {
-        let full = self.known.len() >= MAX_NEIGHBOURS;
+    /// Somebody says that it has `address`, or was given it just now. Gives those that waited for it; `Err` if it is
+    /// another's.
+    pub(super) fn learn(
+        &mut self,
+        now: Instant,
+        ports: &Ports,
+        address: Ipv4Addr,
+        new: Neighbour,
+        leased: bool,
+    ) -> Result<Vec<Waiter>, Spoofed> {
         match self.known.get_mut(&address) {
-            Some(old) if !ports.may_take_over(old.port, new.port) => return Err(Spoofed),
-            Some(old) => *old = new,
-            None if full => return Ok(Vec::new()),
+            Some((old, seen)) if !leased && now.since(*seen) < AGEING && !ports.may_take_over(old.port, new.port) => {
+                return Err(Spoofed);
+            }
+            Some(known) => *known = (new, now),
             None => {
-                self.known.insert(address, new);
+                let of_port = self.known.values().filter(|(known, _)| known.port == new.port).count();
+                if self.known.len() >= MAX_NEIGHBOURS || of_port >= MAX_PER_PORT {
+                    return Ok(Vec::new());
+                }
+                self.known.insert(address, (new, now));
             }
         }
         Ok(self.asked.remove(&address).map_or_else(Vec::new, |asked| asked.waiters))
@@ -74,11 +92,11 @@ impl Neighbours {
 
     /// Whether `address` belongs to somebody whom `port` may not speak for.
     pub(super) fn is_elsewhere(&self, ports: &Ports, address: Ipv4Addr, port: PortId) -> bool {
-        self.known.get(&address).is_some_and(|known| !ports.may_take_over(known.port, port))
+        self.known.get(&address).is_some_and(|(known, _)| !ports.may_take_over(known.port, port))
     }
 
     pub(super) fn find(&self, address: Ipv4Addr) -> Option<Neighbour> {
-        self.known.get(&address).copied()
+        self.known.get(&address).map(|(neighbour, _)| *neighbour)
     }
 
     /// Waits for `address`; `true` if it is to be asked for now. `Err` gives the waiter back: too many wait.
@@ -115,7 +133,7 @@ impl Neighbours {
 
     /// A link is gone.
     pub(super) fn detach(&mut self, port: PortId) {
-        self.known.retain(|_, neighbour| neighbour.port != port);
+        self.known.retain(|_, (neighbour, _)| neighbour.port != port);
     }
 }
 
@@ -151,13 +169,13 @@ mod tests {
         let (a, b) = (ports.attach(1, None).unwrap(), ports.attach(2, None).unwrap());
         neighbours.wait(Instant::ZERO, GUEST, Waiter::Flow(FlowId::from_u64(1))).unwrap();
         let here = Neighbour { port: a, mac: [2; 6] };
-        assert_eq!(neighbours.learn(&ports, GUEST, here).unwrap().len(), 1);
+        assert_eq!(neighbours.learn(Instant::ZERO, &ports, GUEST, here, false).unwrap().len(), 1);
         let there = Neighbour { port: b, mac: [2; 6] };
-        assert!(neighbours.learn(&ports, GUEST, there).is_err());
+        assert!(neighbours.learn(Instant::ZERO, &ports, GUEST, there, false).is_err());
         assert_eq!(neighbours.find(GUEST), Some(here));
         neighbours.detach(a);
         assert_eq!(neighbours.find(GUEST), None);
-        assert!(neighbours.learn(&ports, GUEST, there).is_ok());
+        assert!(neighbours.learn(Instant::ZERO, &ports, GUEST, there, false).is_ok());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     tcp::device,
 };
 use crate::{frame::Framing, time::Instant};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// A link: one stream of frames, from its attachment to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +32,9 @@ impl PortId {
 /// Links at a time. Each has a queue of [`super::queue::LIMIT`] bytes.
 pub const MAX_PORTS: usize = 256;
 
+/// Links of one machine at a time: one, and while it redials some whose end is not yet known.
+pub(super) const MAX_PORTS_PER_MACHINE: usize = 16;
+
 /// Tenants from here on are not machines but listeners: their links trust each other no more than strangers.
 pub const ANONYMOUS: u32 = 0x8000_0000;
 
@@ -40,9 +43,11 @@ pub(super) struct Port {
     pub(super) tenant: u32,
     pub(super) queue: TxQueue,
     /// Connections that wait for room in the queue.
-    blocked: Vec<Id>,
+    blocked: BTreeSet<Id>,
     /// It is among those that the driver has yet to be told of.
     waiting: bool,
+    /// Questions about names that wait for their answers, oldest first; some may have theirs.
+    pub(super) questions: VecDeque<u64>,
     /// The source address of its last frame, and when the switch last looked at it.
     pub(super) last_source: Option<([u8; 6], Instant)>,
     pub(super) frames_in: u64,
@@ -64,12 +69,17 @@ pub(super) struct Ports {
 impl Ports {
     /// `None` if there are too many.
     pub(super) fn attach(&mut self, tenant: u32, framing: Option<Framing>) -> Option<PortId> {
-        (self.ports.len() < MAX_PORTS).then(|| {
+        let of_tenant = self.ports.iter().filter(|(_, port)| port.tenant == tenant).count();
+        if self.ports.len() >= MAX_PORTS || (tenant < ANONYMOUS && of_tenant >= MAX_PORTS_PER_MACHINE) {
+            return None;
+        }
+        Some({
             PortId(self.ports.insert(Port {
                 tenant,
                 queue: TxQueue::new(framing),
-                blocked: Vec::new(),
+                blocked: BTreeSet::new(),
                 waiting: false,
+                questions: VecDeque::new(),
                 last_source: None,
                 frames_in: 0,
                 bytes_in: 0,
@@ -166,7 +176,14 @@ impl Ports {
     /// A connection waits until there is room again.
     pub(super) fn block(&mut self, id: PortId, flow: Id) {
         if let Some(port) = self.ports.get_mut(id.0) {
-            port.blocked.push(flow);
+            port.blocked.insert(flow);
+        }
+    }
+
+    /// A connection waits no more, or is gone.
+    pub(super) fn forget(&mut self, id: PortId, flow: Id) {
+        if let Some(port) = self.ports.get_mut(id.0) {
+            port.blocked.remove(&flow);
         }
     }
 
@@ -174,7 +191,7 @@ impl Ports {
     pub(super) fn unblock(&mut self, id: PortId) -> Vec<Id> {
         match self.ports.get_mut(id.0) {
             Some(port) if !port.blocked.is_empty() && device::has_room(&port.queue) => {
-                std::mem::take(&mut port.blocked)
+                std::mem::take(&mut port.blocked).into_iter().collect()
             }
             Some(_) | None => Vec::new(),
         }

@@ -9,8 +9,9 @@
 
 use super::{
     arena::{Arena, Id},
+    neighbour::Spoofed,
     output::{Output, Outputs, SessionId},
-    port::PortId,
+    port::{PortId, Ports},
     tenant::{Refusal, Tenants},
     timers::{Scheduled, Timers},
 };
@@ -97,12 +98,47 @@ impl Sessions {
     }
 
     /// The session of a guest's datagram, which counts as a sign of life.
-    pub(super) fn find(&mut self, now: Instant, key: &SessionKey, place: (PortId, [u8; 6])) -> Option<SessionId> {
-        let id = *self.by_key.get(key)?;
-        let session = self.sessions.get_mut(id)?;
+    ///
+    /// `Err` if it is the session of another link, which this one may not take over.
+    pub(super) fn find(
+        &mut self,
+        now: Instant,
+        ports: &Ports,
+        key: &SessionKey,
+        place: (PortId, [u8; 6]),
+    ) -> Result<Option<SessionId>, Spoofed> {
+        let Some((&id, session)) = self.by_key.get(key).and_then(|id| Some((id, self.sessions.get_mut(*id)?))) else {
+            return Ok(None);
+        };
+        if session.place.is_some_and(|(old, _)| !ports.may_take_over(old, place.0)) {
+            return Err(Spoofed);
+        }
         session.last = now;
         session.place = Some(place);
-        Some(SessionId(id))
+        Ok(Some(SessionId(id)))
+    }
+
+    /// The guest of a session that the world began is found: from now on it is its tenant's. False if it cannot be.
+    pub(super) fn resolved(
+        &mut self,
+        tenants: &mut Tenants,
+        id: SessionId,
+        tenant: u32,
+        place: (PortId, [u8; 6]),
+    ) -> bool {
+        let Some(session) = self.sessions.get_mut(id.0) else { return false };
+        let (old, new) = (session.key, SessionKey { tenant, ..session.key });
+        if old.tenant != tenant {
+            if self.by_key.contains_key(&new) {
+                return false;
+            }
+            session.key = new;
+            self.by_key.remove(&old);
+            self.by_key.insert(new, id.0);
+            tenants.move_session(old.tenant, tenant);
+        }
+        session.place = Some(place);
+        true
     }
 
     /// A datagram from the world, as a sign of life.
@@ -162,7 +198,9 @@ impl Sessions {
     pub(super) fn close(&mut self, tenants: &mut Tenants, out: &mut Outputs, id: SessionId) {
         let Some(mut session) = self.sessions.remove(id.0) else { return };
         self.timers.cancel(&mut session.scheduled, id.0);
-        self.by_key.remove(&session.key);
+        if self.by_key.get(&session.key) == Some(&id.0) {
+            self.by_key.remove(&session.key);
+        }
         tenants.close_session(session.key.tenant);
         out.push_back(Output::SessionClosed(id));
     }

@@ -351,7 +351,12 @@ impl Tcp {
     fn remove(&mut self, ctx: &mut Context<'_>, id: Id, how: Closed) {
         let Some(mut entry) = self.flows.remove(id) else { return };
         self.timers.cancel(&mut entry.scheduled, id);
-        self.by_key.remove(&entry.key);
+        if self.by_key.get(&entry.key) == Some(&id) {
+            self.by_key.remove(&entry.key);
+        }
+        if let Some(port) = entry.blocked {
+            ctx.ports.forget(port, id);
+        }
         self.adrift.remove(&(entry.key.tenant, entry.key.guest.0, id));
         ctx.tenants.closed(entry.key.tenant, entry.half_open);
         match &entry.phase {

@@ -107,6 +107,12 @@ impl Tenants {
         Ok(())
     }
 
+    /// A session that began before its guest was known has found it. Limits are not looked at: it was let in.
+    pub(super) fn move_session(&mut self, from: u32, to: u32) {
+        self.close_session(from);
+        self.usage.entry(to).or_default().sessions += 1;
+    }
+
     /// A session is over.
     pub(super) fn close_session(&mut self, tenant: u32) {
         if let Some(usage) = self.usage.get_mut(&tenant) {

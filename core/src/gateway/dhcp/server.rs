@@ -31,6 +31,8 @@ pub struct DhcpReply {
     pub to: Ipv4Addr,
     /// The client's hardware address: the Ethernet destination unless `broadcast`.
     pub mac: [u8; 6],
+    /// Whether it gives `yiaddr` to the client, from now on.
+    pub lease: bool,
     /// Everybody on the link must get it: the client said that it cannot receive otherwise, or it is a refusal, whose client
     /// may have no address to receive at.
     pub broadcast: bool,
@@ -62,6 +64,23 @@ impl Dhcp {
         let mut leases = self.pool.leases(now);
         leases.insert(self.config.gateway, self.config.gateway_mac);
         leases
+    }
+
+    /// Whether a message of `mac` leaves all leases as they are: it asks for what the address has, or for no address.
+    #[must_use]
+    pub fn changes_nothing(&self, now: Instant, mac: [u8; 6], payload: &[u8]) -> bool {
+        let Ok(request) = Request::parse(payload) else { return true };
+        let has = |address: Option<Ipv4Addr>| {
+            self.leases(now)
+                .iter()
+                .any(|(leased, owner)| *owner == mac && address.is_none_or(|wanted| wanted == *leased))
+        };
+        match request.kind {
+            Kind::Discover => has(None),
+            Kind::Request => self.is_ours(&request) && has(request.requested.or(request.ciaddr)),
+            Kind::Inform => true,
+            Kind::Release | Kind::Decline => false,
+        }
     }
 
     /// Takes the payload of a datagram that was sent to the gateway's, or to everybody's, port 67.
@@ -153,7 +172,8 @@ impl Dhcp {
         let ciaddr = request.ciaddr.filter(|_| kind == MessageType::Ack);
         let broadcast = nak || (ciaddr.is_none() && request.broadcast);
         let to = if broadcast { Ipv4Addr::BROADCAST } else { ciaddr.unwrap_or(yiaddr) };
-        Ok(DhcpReply { payload, yiaddr, to, mac: request.mac, broadcast })
+        let lease = kind == MessageType::Ack && !yiaddr.is_unspecified();
+        Ok(DhcpReply { payload, yiaddr, to, mac: request.mac, lease, broadcast })
     }
 }
 

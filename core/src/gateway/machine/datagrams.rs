@@ -33,7 +33,7 @@ impl Gateway {
         let Some(found) = self.sessions.heard(now, session) else { return };
         let (key, place) = (found.key, found.place);
         let place = place.filter(|(port, _)| self.ports.get(*port).is_some());
-        let place = place.or_else(|| self.neighbours.find(key.guest.0).map(|found| (found.port, found.mac)));
+        let place = place.or_else(|| self.guest_of(session, &key));
         let Some((port, mac)) = place else {
             match self.neighbours.wait(now, key.guest.0, Waiter::Datagram(session, payload.to_vec())) {
                 Ok(true) => self.ask(key.guest.0),
@@ -57,6 +57,16 @@ impl Gateway {
                 self.send_ip((port, mac), key.remote.0, key.guest.0, wire::PROTO_ICMP, &message);
             }
         }
+    }
+
+    /// Where the guest of a session is, if it is still, or only now, whose the session is. What the world begins is for
+    /// whoever has the guest's address; what a guest began is its tenant's.
+    pub(super) fn guest_of(&mut self, session: SessionId, key: &SessionKey) -> Option<(PortId, [u8; 6])> {
+        let found = self.neighbours.find(key.guest.0)?;
+        let tenant = self.ports.get(found.port)?.tenant;
+        let place = (found.port, found.mac);
+        let whose = tenant == key.tenant || key.remote.0 == self.config.gateway;
+        (whose && self.sessions.resolved(&mut self.tenants, session, tenant, place)).then_some(place)
     }
 
     /// The world refuses a session's datagrams.
@@ -86,8 +96,7 @@ impl Gateway {
 
     /// The answer to a question of [`Handled::Dns`].
     pub fn handle_dns_answer(&mut self, client: u64, answer: &[u8]) {
-        let found = self.dns_clients.get((client % DNS_CLIENTS as u64) as usize).filter(|c| c.number == client);
-        if let Some(&DnsClient { port, mac, address, .. }) = found {
+        if let Some(DnsClient { port, mac, address, .. }) = self.dns_clients.remove(&client) {
             self.send_udp((port, mac), (self.config.gateway, 53), address, answer);
         }
     }
@@ -114,8 +123,11 @@ impl Gateway {
             return Handled::Done;
         }
         if ip.destination == self.config.gateway && destination == 53 {
-            let client = self.dns_client(from, (ip.source, source));
             self.counters.dns_queries += 1;
+            let Some(client) = self.dns_client(now, from, (ip.source, source)) else {
+                self.counters.dns_refused += 1;
+                return Handled::Done;
+            };
             return Handled::Dns { client, query: Cow::Borrowed(data) };
         }
         let key =
@@ -158,7 +170,10 @@ impl Gateway {
         proto: Proto,
         ip: &Ipv4<'_>,
     ) -> Option<(SessionId, SocketAddr)> {
-        let known = self.sessions.find(now, &key, from);
+        let Ok(known) = self.sessions.find(now, &self.ports, &key, from) else {
+            self.counters.spoofed += 1;
+            return None;
+        };
         let session = match known {
             Some(session) => session,
             None => {
@@ -179,7 +194,7 @@ impl Gateway {
                         return None;
                     }
                 };
-                self.found(from, ip.source);
+                self.found(now, from, ip.source, false);
                 match self.sessions.open(now, &mut self.tenants, &mut self.out, key, to, Some(from)) {
                     Ok(session) => session,
                     Err(refusal) => {
@@ -200,25 +215,62 @@ impl Gateway {
     }
 
     pub(super) fn handle_dhcp(&mut self, now: Instant, (port, mac): (PortId, [u8; 6]), data: &[u8]) {
+        if !self.may_ask_for_lease(now, (port, mac), data) {
+            self.counters.spoofed += 1;
+            return;
+        }
         // What is dropped is counted there.
         let Ok(Some(reply)) = self.dhcp.handle(now, data) else { return };
         // Only the link that asked: an answer to all would tell other enclaves, which may well use the same number.
         let to = if reply.broadcast { BROADCAST } else { reply.mac };
-        if !reply.broadcast && reply.mac == mac {
-            self.found((port, mac), reply.yiaddr);
+        if reply.lease && self.is_guest(reply.yiaddr) && self.switch.find(now, mac) == Some(port) {
+            self.found(now, (port, mac), reply.yiaddr, true);
         }
         self.send_udp((port, to), (self.config.gateway, 67), (reply.to, 68), &reply.payload);
     }
 
-    pub(super) fn dns_client(&mut self, (port, mac): (PortId, [u8; 6]), address: (Ipv4Addr, u16)) -> u64 {
+    /// Whether a DHCP message is its sender's own affair: about the hardware address it comes from, which is known to be on
+    /// this link. Of an address that is on another link, such as that of a twin, only what changes nothing is heard.
+    fn may_ask_for_lease(&self, now: Instant, (port, mac): (PortId, [u8; 6]), data: &[u8]) -> bool {
+        if data.get(28..34) != Some(&mac[..]) {
+            return false;
+        }
+        match self.switch.find(now, mac) {
+            Some(home) if home == port => true,
+            Some(_) => self.dhcp.changes_nothing(now, mac, data),
+            None => false,
+        }
+    }
+
+    /// The number of a question; `None` if the link has too many that wait.
+    pub(super) fn dns_client(
+        &mut self,
+        now: Instant,
+        (port, mac): (PortId, [u8; 6]),
+        address: (Ipv4Addr, u16),
+    ) -> Option<u64> {
+        let clients = &mut self.dns_clients;
+        let questions = &mut self.ports.get_mut(port)?.questions;
+        while let Some(oldest) = questions.front() {
+            match clients.get(oldest) {
+                Some(client) if now.since(client.asked) < UNANSWERED => break,
+                Some(_) | None => {
+                    clients.remove(oldest);
+                    questions.pop_front();
+                }
+            }
+        }
+        if questions.len() >= QUESTIONS {
+            // Answers come in any order: those in the middle may be there.
+            questions.retain(|number| clients.contains_key(number));
+        }
+        if questions.len() >= QUESTIONS {
+            return None;
+        }
         let number = self.dns_number;
         self.dns_number += 1;
-        let client = DnsClient { number, port, mac, address };
-        let index = (number % DNS_CLIENTS as u64) as usize;
-        match self.dns_clients.get_mut(index) {
-            Some(place) => *place = client,
-            None => self.dns_clients.push(client),
-        }
-        number
+        questions.push_back(number);
+        clients.insert(number, DnsClient { asked: now, port, mac, address });
+        Some(number)
     }
 }

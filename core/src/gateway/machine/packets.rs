@@ -22,10 +22,11 @@ impl Gateway {
                 Some(_) | None => return false,
             },
             wire::ETHERTYPE_IPV4 => match payload.get(12..).and_then(<[u8]>::first_chunk::<4>) {
-                Some(address) => Ipv4Addr::from(*address),
-                None => return false,
+                Some(address) if !is_dhcp(payload) => Ipv4Addr::from(*address),
+                Some(_) | None => return false,
             },
-            _ => return true,
+            // Nothing else can be judged, and much of it can lie: ARP behind a VLAN tag, router advertisements.
+            _ => return false,
         };
         // A probe, or a question for an address, has none yet.
         address.is_unspecified()
@@ -75,13 +76,13 @@ impl Gateway {
         let payload = &frame[ETHERNET..];
         match [frame[12], frame[13]] {
             wire::ETHERTYPE_IPV4 => return self.handle_ipv4(now, (port, mac), payload),
-            wire::ETHERTYPE_ARP => self.handle_arp((port, mac), payload),
+            wire::ETHERTYPE_ARP => self.handle_arp(now, (port, mac), payload),
             _ => self.counters.unsupported += 1,
         }
         Handled::Done
     }
 
-    pub(super) fn handle_arp(&mut self, (port, mac): (PortId, [u8; 6]), payload: &[u8]) {
+    pub(super) fn handle_arp(&mut self, now: Instant, (port, mac): (PortId, [u8; 6]), payload: &[u8]) {
         let Some(Arp { operation, sender: (sender, address), target }) = parse_arp(payload) else {
             self.counters.malformed += 1;
             return;
@@ -93,7 +94,7 @@ impl Gateway {
             return;
         }
         if !address.is_unspecified() {
-            self.found((port, mac), address);
+            self.found(now, (port, mac), address, false);
         }
         // As gvproxy: nobody but the gateway answers for its addresses, and it answers for no others.
         if operation == ArpOperation::Request && self.is_own(target) {
@@ -101,9 +102,10 @@ impl Gateway {
         }
     }
 
-    /// A guest is where it says.
-    pub(super) fn found(&mut self, (port, mac): (PortId, [u8; 6]), address: Ipv4Addr) {
-        let Ok(waiters) = self.neighbours.learn(&self.ports, address, Neighbour { port, mac }) else {
+    /// A guest is where it says, or has just got its address.
+    pub(super) fn found(&mut self, now: Instant, (port, mac): (PortId, [u8; 6]), address: Ipv4Addr, leased: bool) {
+        let learned = self.neighbours.learn(now, &self.ports, address, Neighbour { port, mac }, leased);
+        let Ok(waiters) = learned else {
             self.counters.spoofed += 1;
             return;
         };
@@ -116,7 +118,8 @@ impl Gateway {
                     tcp.resolved(&mut Context { ports, tenants, out, counters }, flow, Some((port, mac, tenant)));
                 }
                 Waiter::Datagram(session, payload) => {
-                    if let Some(key) = self.sessions.get(session).map(|session| session.key) {
+                    let key = self.sessions.get(session).map(|session| session.key);
+                    if let Some(key) = key.filter(|key| self.guest_of(session, key).is_some()) {
                         self.counters.datagrams_out += 1;
                         self.send_udp((port, mac), key.remote, key.guest, &payload);
                     }
@@ -139,7 +142,9 @@ impl Gateway {
             return self.handle_packet(now, from, &ip);
         }
         let Some(tenant) = self.ports.get(from.0).map(|port| port.tenant) else { return Handled::Done };
-        let Some(whole) = self.reassembler.handle(now, tenant, ip.packet) else { return Handled::Done };
+        // Links that are told apart by nothing but themselves do not share fragments either.
+        let owner = if tenant < ANONYMOUS { tenant } else { ANONYMOUS | from.0.0.index() as u32 };
+        let Some(whole) = self.reassembler.handle(now, owner, ip.packet) else { return Handled::Done };
         let Some(ip) = Ipv4::parse(&whole) else { return Handled::Done };
         match self.handle_packet(now, from, &ip) {
             Handled::Done => Handled::Done,
@@ -184,7 +189,7 @@ impl Gateway {
         }
         match self.target(now, Proto::Tcp, ip.destination, segment.destination_port) {
             Ok(target) => {
-                self.found(from, ip.source);
+                self.found(now, from, ip.source, false);
                 let Self { tcp, ports, tenants, out, counters, .. } = self;
                 tcp.hold(now, &mut Context { ports, tenants, out, counters }, from, key, target, ip.packet);
             }
@@ -227,6 +232,13 @@ impl Gateway {
             Verdict::Deny(_) => Err(NoTarget::Denied),
         }
     }
+}
+
+/// Whether an IPv4 packet is DHCP, of which there is one server here; of fragments, the first has the ports.
+fn is_dhcp(packet: &[u8]) -> bool {
+    let Some(ip) = Ipv4::parse(packet) else { return true };
+    ip.protocol == wire::PROTO_UDP
+        && ip.payload.first_chunk::<4>().is_some_and(|ports| matches!(wire::be16(ports, 2), 67 | 68))
 }
 
 /// What an ARP packet for IPv4 says.

@@ -65,7 +65,8 @@ impl Flow {
         });
         let routed = iface.routes_mut().add_default_ipv4_route(Ipv4Address::new(192, 0, 2, 1));
         debug_assert!(routed.is_ok(), "an empty table has room for a default route");
-        let mut socket = tcp::Socket::new(tcp::SocketBuffer::new(lazy(buffer)), tcp::SocketBuffer::new(lazy(buffer)));
+        let receive = tcp::SocketBuffer::new(lazy(receive_capacity(buffer)));
+        let mut socket = tcp::Socket::new(receive, tcp::SocketBuffer::new(lazy(buffer)));
         socket.set_nagle_enabled(false);
         // Acknowledgements are sent once per batch of frames, which is as late as they should be.
         socket.set_ack_delay(None);
@@ -187,6 +188,19 @@ impl TxToken for Nothing {
     }
 }
 
+/// The largest receive buffer within `buffer` that its own window describes exactly.
+///
+/// The window of a SYN is not scaled (RFC 7323 section 2.2), and 65,535 where the buffer is larger; smoltcp 0.14 scales what
+/// it said there all the same when it judges the first segment. With a buffer of another size a guest could send more than
+/// fits, and smoltcp would panic.
+fn receive_capacity(buffer: usize) -> usize {
+    const WINDOW: usize = 0xffff;
+    if buffer <= WINDOW {
+        return buffer;
+    }
+    WINDOW << (buffer / WINDOW).ilog2()
+}
+
 /// Zeroes that take memory only where they are touched: allocators map what is this large, and the kernel maps pages on
 /// their first use. Whoever wants less gets a part of it.
 fn lazy(len: usize) -> Vec<u8> {
@@ -202,4 +216,20 @@ fn smol(now: Instant) -> SmolInstant {
 
 fn smol_duration(duration: Duration) -> SmolDuration {
     SmolDuration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receive_buffer_is_what_its_first_window_says() {
+        for buffer in (4096..1 << 20).step_by(4096) {
+            let capacity = receive_capacity(buffer);
+            assert!(capacity <= buffer && capacity > buffer / 2 - 1, "{buffer}: {capacity}");
+            // smoltcp's shift, and its window of a SYN.
+            let shift = (usize::BITS - capacity.leading_zeros()).saturating_sub(16);
+            assert_eq!(capacity.min(0xffff) << shift, capacity, "{buffer}");
+        }
+    }
 }

@@ -76,9 +76,14 @@ impl Tcp {
         let Some((port, mac, tenant)) = place else { return self.remove(ctx, id, Closed::Unreachable) };
         if entry.key.tenant != tenant {
             let old = entry.key;
-            entry.key.tenant = tenant;
+            let new = FlowKey { tenant, ..old };
+            if self.by_key.contains_key(&new) {
+                // Ports were looked for among those of nobody; this one is taken.
+                return self.remove(ctx, id, Closed::Unreachable);
+            }
+            entry.key = new;
             self.by_key.remove(&old);
-            self.by_key.insert(entry.key, id);
+            self.by_key.insert(new, id);
             ctx.tenants.move_flow(old.tenant, tenant);
         }
         entry.port = Some(port);

@@ -13,16 +13,18 @@ impl Tcp {
             let progress =
                 with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| flow.send(now, emit));
             match progress {
-                Progress::Idle => self.settle(now, ctx, id),
+                Progress::Idle => self.settle(now, ctx, id, true),
                 Progress::More => self.mark(id),
                 Progress::Blocked => {
                     if let Some(port) = entry.port
                         && entry.blocked != Some(port)
                     {
-                        entry.blocked = Some(port);
+                        if let Some(old) = entry.blocked.replace(port) {
+                            ctx.ports.forget(old, id);
+                        }
                         ctx.ports.block(port, id);
                     }
-                    self.settle(now, ctx, id);
+                    self.settle(now, ctx, id, false);
                 }
             }
         }
@@ -58,8 +60,8 @@ impl Tcp {
         }
     }
 
-    /// Looks at what has become of a connection.
-    pub(super) fn settle(&mut self, now: Instant, ctx: &mut Context<'_>, id: Id) {
+    /// Looks at what has become of a connection, of which everything that is due was sent or not.
+    pub(super) fn settle(&mut self, now: Instant, ctx: &mut Context<'_>, id: Id, sent: bool) {
         let Some(entry) = self.flows.get_mut(id) else { return };
         let Phase::Open(flow) = &mut entry.phase else { return };
         let (state, before) = (flow.socket().state(), entry.state);
@@ -77,7 +79,8 @@ impl Tcp {
         }
         let drained = flow.socket().recv_queue() == 0;
         match state {
-            State::TimeWait if drained => {
+            // Only once the guest's end is acknowledged.
+            State::TimeWait if drained && sent => {
                 let (sequence, acknowledgement) = flow.last;
                 // The last segment was an acknowledgement: it takes up no sequence number.
                 self.time_wait.insert(now, entry.key, Last { sequence, acknowledgement });
@@ -86,6 +89,8 @@ impl Tcp {
             State::Closed if matches!(before, State::LastAck | State::Closing | State::TimeWait | State::Closed) => {
                 if drained {
                     self.remove(ctx, id, Closed::Finished);
+                } else {
+                    self.reschedule(now, id);
                 }
             }
             // smoltcp gave up: the peer did not answer.
