@@ -201,7 +201,7 @@ struct Limits {
     max_flows: NonZeroUsize,
 
     /// TCP connections of one enclave
-    #[arg(long, value_name = "N", default_value = "16384")]
+    #[arg(long, value_name = "N", default_value = "12288")]
     max_flows_per_enclave: NonZeroUsize,
 
     /// TCP connections of one enclave that are still being opened

@@ -116,7 +116,7 @@ impl Default for Limits {
         }
         Self {
             max_flows: at_most(16_384),
-            max_flows_per_enclave: at_most(16_384),
+            max_flows_per_enclave: at_most(12_288),
             max_half_open: at_most(1024),
             max_udp_sessions: at_most(8192),
             max_udp_sessions_per_enclave: at_most(2048),

@@ -93,6 +93,7 @@ pub(crate) fn start(
         active: VecDeque::new(),
         again: Vec::new(),
         throttled: BTreeSet::new(),
+        retries: BTreeSet::new(),
         buffer: vec![0; BUFFER].into(),
         counters: EngineCounters::default(),
         shared,
@@ -159,6 +160,8 @@ struct Worker {
     again: Vec<Source>,
     /// Connections that have used up their rate, and when they may go on.
     throttled: BTreeSet<(Instant, FlowId)>,
+    /// Published ports on which nothing could be accepted, and when that is tried again.
+    retries: BTreeSet<(Instant, u32)>,
     buffer: Box<[u8]>,
     counters: EngineCounters,
     shared: Published,
@@ -179,7 +182,8 @@ impl Worker {
         let now = self.clock.now();
         let timeout = if self.again.is_empty() {
             let throttled = self.throttled.first().map(|(at, _)| *at);
-            self.gateway.poll_timeout().into_iter().chain(throttled).min().map(|at| at.since(now))
+            let retries = self.retries.first().map(|(at, _)| *at);
+            self.gateway.poll_timeout().into_iter().chain(throttled).chain(retries).min().map(|at| at.since(now))
         } else {
             Some(std::time::Duration::ZERO)
         };
@@ -199,6 +203,10 @@ impl Worker {
         if self.gateway.poll_timeout().is_some_and(|at| at <= now) {
             self.gateway.handle_timeout(now);
         }
+        while let Some((_, number)) = self.retries.first().copied().filter(|(at, _)| *at <= now) {
+            self.retries.pop_first();
+            self.forward_ready(now, number);
+        }
         while let Some((_, flow)) = self.throttled.first().copied().filter(|(at, _)| *at <= now) {
             self.throttled.pop_first();
             self.activate(flow);
@@ -212,7 +220,7 @@ impl Worker {
         match source {
             // Seen to in every turn.
             Source::Mailbox => {}
-            Source::Link(port) => self.link_ready(now, port, readable || hangup, writable),
+            Source::Link(port) => self.link_ready(now, port, readable, writable, hangup),
             Source::Flow(flow) => self.flow_ready(now, flow, readable, writable, hangup),
             Source::Session(session) => self.session_ready(now, session),
             Source::Forward(number) => self.forward_ready(now, number),

@@ -145,14 +145,14 @@ impl fmt::Display for Peer {
 
 /// A socket file that is ours; it is removed on drop, unless somebody has put another one in its place.
 #[derive(Debug)]
-struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), identity: identity(&lstat(path)?) })
     }
 }

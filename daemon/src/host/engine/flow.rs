@@ -31,6 +31,8 @@ pub(super) struct FlowSocket {
     hangup: bool,
     read_closed: bool,
     write_closed: bool,
+    /// The other side takes no more: what the guest still sends is for nobody, what came is still the guest's.
+    refused: bool,
     /// What the guest gets before anything that the socket gives.
     prologue: Vec<u8>,
     queued: bool,
@@ -104,10 +106,11 @@ impl Worker {
             hangup: false,
             read_closed: false,
             write_closed: false,
+            refused: false,
             prologue,
             queued: false,
             rates: self.flow_rate.map(|rate| {
-                // A second's worth at once, and never less than a reading.
+                // A second's worth at once, and never less than a turn's share.
                 let bucket = TokenBucket::new(rate, rate.max(TURN as u64));
                 Box::new([bucket.clone(), bucket])
             }),
@@ -193,17 +196,18 @@ impl Worker {
     fn move_bytes(&mut self, now: Instant, socket: &mut FlowSocket) -> io::Result<bool> {
         let (flow, Some(fd)) = (socket.flow, &socket.fd) else { return Ok(false) };
         let Some(status) = self.gateway.status(flow).filter(|status| status.established) else { return Ok(false) };
-        let mut failed = None;
-
         let may_give = allowance(now, &mut socket.rates, 0);
         let mut given = 0;
-        while socket.writable && given < may_give && !socket.write_closed {
+        while (socket.writable || socket.refused) && given < may_give && !socket.write_closed {
             let mut offered = 0;
             let n = self.gateway.read(flow, |bytes| {
                 let bytes = &bytes[..bytes.len().min(may_give - given)];
                 offered = bytes.len();
                 if bytes.is_empty() {
                     return 0;
+                }
+                if socket.refused {
+                    return bytes.len();
                 }
                 match send(fd, bytes, SendFlags::NOSIGNAL) {
                     Ok(n) => n,
@@ -212,17 +216,17 @@ impl Worker {
                         0
                     }
                     Err(Errno::INTR) => 0,
+                    // An early answer may wait to be read; if it is a reset that waits, reading shows it.
                     Err(errno) => {
-                        failed = Some(errno);
+                        tracing::debug!(flow = flow.to_u64(), error = %errno, "the world takes no more of a connection");
+                        socket.refused = true;
+                        socket.readable = true;
                         0
                     }
                 }
             });
             given += n;
-            if let Some(errno) = failed {
-                return Err(errno);
-            }
-            if offered == 0 || n == 0 {
+            if offered == 0 || (n == 0 && !socket.refused) {
                 break;
             }
         }
@@ -241,6 +245,7 @@ impl Worker {
             });
             socket.prologue.drain(..n);
         }
+        let mut unread = None;
         let may_take = allowance(now, &mut socket.rates, 1);
         let mut taken = 0;
         let mut room = status.room;
@@ -266,14 +271,14 @@ impl Worker {
                     }
                     Err(Errno::INTR) => 0,
                     Err(errno) => {
-                        failed = Some(errno);
+                        unread = Some(errno);
                         0
                     }
                 }
             });
             taken += n;
-            if let Some(errno) = failed {
-                return Err(errno);
+            if unread.is_some() {
+                break;
             }
             if end {
                 socket.read_closed = true;
@@ -287,6 +292,9 @@ impl Worker {
                 socket.readable = false;
             }
             room = room.saturating_sub(n);
+        }
+        if let Some(errno) = unread {
+            return Err(errno);
         }
         if let Some(at) = settle(&mut socket.rates, [(may_give, given), (may_take, taken)]) {
             self.throttled.insert((at, flow));
@@ -314,7 +322,19 @@ impl Worker {
 /// Bytes that a connection may move in one direction in this turn.
 fn allowance(now: Instant, rates: &mut Option<Box<[TokenBucket; 2]>>, direction: usize) -> usize {
     let Some(rates) = rates else { return TURN };
-    usize::try_from(rates[direction].take_up_to(now, TURN as u64)).unwrap_or(TURN)
+    let bucket = &mut rates[direction];
+    let allowed = bucket.take_up_to(now, TURN as u64);
+    if allowed < step(bucket) {
+        // It is woken when there is a step's worth; until then every segment would be a tiny one.
+        bucket.give_back(allowed);
+        return 0;
+    }
+    usize::try_from(allowed).unwrap_or(TURN)
+}
+
+/// The least that a limited connection moves at once: a hundredth of a second's worth.
+fn step(bucket: &TokenBucket) -> u64 {
+    (bucket.rate() / 100).clamp(1, TURN as u64)
 }
 
 /// Gives back what was allowed and not moved; says when to go on if a direction has used up its rate.
@@ -323,8 +343,7 @@ fn settle(rates: &mut Option<Box<[TokenBucket; 2]>>, moved: [(usize, usize); 2])
     for (bucket, (allowed, moved)) in rates.as_mut()?.iter_mut().zip(moved) {
         bucket.give_back((allowed - moved) as u64);
         if allowed < TURN && moved == allowed {
-            // A hundredth of a second's worth, so that it does not go on byte by byte.
-            let at = bucket.ready_at((bucket.rate() / 100).max(1));
+            let at = bucket.ready_at(step(bucket));
             again = again.into_iter().chain(at).min();
         }
     }

@@ -1,7 +1,10 @@
 //! Published ports: what the world sends there reaches a guest.
 
 use super::{Source, Worker, flow::tune};
-use crate::host::control::{ExposeError, Forward, Local};
+use crate::host::{
+    control::{ExposeError, Forward, Local},
+    socket::{SocketFile, clear_stale},
+};
 use nitrotap_core::{gateway::Gateway, proxy_protocol, time::Instant};
 use rustix::{
     io::{self, Errno},
@@ -9,18 +12,20 @@ use rustix::{
 };
 use std::{
     collections::BTreeMap,
-    fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
-    os::{
-        fd::OwnedFd,
-        unix::net::{UnixListener, UnixStream},
-    },
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::Path,
     time::Duration,
 };
 
 /// Published ports at a time.
 pub(super) const MAX_FORWARDS: usize = 1024;
+
+/// How long a published port rests when no connection can be accepted.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
 
 /// Connections accepted, or datagrams read, before others get their turn.
 const TURN: usize = 64;
@@ -29,6 +34,8 @@ const TURN: usize = 64;
 struct Listening {
     forward: Forward,
     socket: OwnedFd,
+    /// Removed with it.
+    _file: Option<SocketFile>,
 }
 
 /// All published ports, by number.
@@ -71,26 +78,22 @@ impl Worker {
             return Err(ExposeError::NotAGuest(forward.to));
         }
         let number = self.forwards.next;
-        let opened = open(&forward.local).and_then(|(socket, address)| {
-            self.poller.watch(&socket, Source::Forward(number)).map(|()| (socket, address)).map_err(Into::into)
+        let opened = open(&forward.local).and_then(|opened| {
+            self.poller.watch(&opened.0, Source::Forward(number))?;
+            Ok(opened)
         });
-        let (socket, address) =
+        let (socket, address, file) =
             opened.map_err(|error| ExposeError::Bind { protocol, name: forward.name.clone(), error })?;
         self.forwards.next += 1;
         tracing::info!(%protocol, local = %forward.name, to = %forward.to, "a port is published");
-        self.forwards.listening.insert(number, Listening { forward, socket });
+        self.forwards.listening.insert(number, Listening { forward, socket, _file: file });
         Ok(address)
     }
 
     /// Connections that stand go on.
     pub(super) fn unexpose(&mut self, protocol: &str, name: &str) -> bool {
         let Some(number) = self.forwards.find(protocol, name) else { return false };
-        if let Some(Listening { forward: Forward { local: Local::Unix(path), .. }, .. }) =
-            self.forwards.listening.remove(&number)
-        {
-            // Somebody may have removed it already.
-            let _ = fs::remove_file(path);
-        }
+        self.forwards.listening.remove(&number);
         tracing::info!(%protocol, local = %name, "a port is no longer published");
         true
     }
@@ -108,16 +111,19 @@ impl Worker {
 
     fn accept(&mut self, now: Instant, number: u32) -> bool {
         for _ in 0..TURN {
-            let Some(Listening { forward, socket }) = self.forwards.listening.get(&number) else { return false };
+            let Some(Listening { forward, socket, .. }) = self.forwards.listening.get(&number) else { return false };
             let (fd, client) = match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((fd, client)) => (fd, client.and_then(|client| SocketAddr::try_from(client).ok())),
                 Err(Errno::AGAIN) => return false,
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(errno) => {
-                    // Descriptors are used up; a connection that ends brings the next edge only if one comes.
+                    // Descriptors or memory are used up; trying at once again would keep everybody from giving some back.
                     self.counters.no_socket += 1;
-                    tracing::warn!(local = %forward.name, error = %errno, "cannot accept a connection");
-                    return true;
+                    if !self.retries.iter().any(|(_, waiting)| *waiting == number) {
+                        tracing::warn!(local = %forward.name, error = %errno, "cannot accept connections for now");
+                        self.retries.insert((now + RETRY, number));
+                    }
+                    return false;
                 }
             };
             self.counters.accepted += 1;
@@ -138,6 +144,10 @@ impl Worker {
 
     /// Joins a connection to a guest's port.
     pub(super) fn join(&mut self, now: Instant, fd: OwnedFd, to: std::net::SocketAddrV4, prologue: Vec<u8>) {
+        // What is over must be closed as it ended before its number is given to another.
+        while let Some(output) = self.gateway.poll_output() {
+            self.obey(now, output);
+        }
         match self.gateway.connect(now, to) {
             Ok(flow) => match self.poller.watch(&fd, Source::Flow(flow)) {
                 Ok(()) => self.add_flow(flow, fd, false, prologue),
@@ -159,7 +169,7 @@ impl Worker {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut more = true;
         for _ in 0..TURN {
-            let Some(Listening { forward, socket }) = self.forwards.listening.get(&number) else { break };
+            let Some(Listening { forward, socket, .. }) = self.forwards.listening.get(&number) else { break };
             let (n, client) = match recvfrom(socket, &mut buffer[..], RecvFlags::empty()) {
                 Ok((n, _, client)) => match client.and_then(|client| SocketAddr::try_from(client).ok()) {
                     Some(client) => (n, client),
@@ -172,16 +182,22 @@ impl Worker {
                 // What the world said about an answer; nobody waits for it.
                 Err(_) => continue,
             };
-            let session = match self.inbound.get(&(number, client)) {
-                Some(session) => Ok(*session),
-                None => self.gateway.open_session(now, forward.to, client),
+            let to = forward.to;
+            // One that was evicted a moment ago may still be noted, and its number be another's.
+            let known = self.inbound.get(&(number, client)).copied().filter(|session| self.has_session(*session));
+            let session = match known {
+                Some(session) => Ok(session),
+                None => {
+                    let opened = self.gateway.open_session(now, to, client);
+                    // Whoever made room for it is closed before its number is taken.
+                    while let Some(output) = self.gateway.poll_output() {
+                        self.obey(now, output);
+                    }
+                    opened.inspect(|session| self.add_inbound(*session, number, client))
+                }
             };
             match session {
-                Ok(session) => {
-                    self.inbound.entry((number, client)).or_insert(session);
-                    self.add_inbound(session, number, client);
-                    self.gateway.handle_datagram(now, session, &buffer[..n]);
-                }
+                Ok(session) => self.gateway.handle_datagram(now, session, &buffer[..n]),
                 Err(error) => {
                     self.counters.accept_refused += 1;
                     tracing::debug!(%client, %error, "a datagram is dropped");
@@ -202,38 +218,31 @@ fn is_guest(gateway: &Gateway, address: Ipv4Addr) -> bool {
     config.subnet.contains(&address) && address != config.gateway && address != config.host
 }
 
-fn open(local: &Local) -> std::io::Result<(OwnedFd, SocketAddr)> {
-    let (socket, address): (OwnedFd, SocketAddr) = match local {
+fn open(local: &Local) -> std::io::Result<(OwnedFd, SocketAddr, Option<SocketFile>)> {
+    let (socket, address, file): (OwnedFd, SocketAddr, _) = match local {
         Local::Tcp(address) => {
             let listener = TcpListener::bind(address)?;
+            rustix::net::listen(&listener, BACKLOG)?;
             let address = listener.local_addr()?;
-            (listener.into(), address)
+            (listener.into(), address, None)
         }
         Local::Udp(address) => {
             let socket = UdpSocket::bind(address)?;
             let address = socket.local_addr()?;
-            (socket.into(), address)
+            (socket.into(), address, None)
         }
-        Local::Unix(path) => (bind_unix(path)?.into(), (Ipv4Addr::UNSPECIFIED, 0).into()),
+        Local::Unix(path) => {
+            let (listener, file) = bind_unix(path)?;
+            (listener.into(), (Ipv4Addr::UNSPECIFIED, 0).into(), Some(file))
+        }
     };
     io::ioctl_fionbio(&socket, true)?;
-    Ok((socket, address))
+    Ok((socket, address, file))
 }
 
 /// Unlike gvproxy, which removes whatever has that name, takes only the place of a socket on which nobody listens.
-fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
-    use std::os::unix::fs::FileTypeExt;
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
-            let stale = is_socket
-                && UnixStream::connect(path).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused);
-            if !stale {
-                return Err(error);
-            }
-            fs::remove_file(path)?;
-            UnixListener::bind(path)
-        }
-        result => result,
-    }
+fn bind_unix(path: &Path) -> std::io::Result<(UnixListener, SocketFile)> {
+    clear_stale(path).map_err(|e| std::io::Error::new(std::io::ErrorKind::AddrInUse, e.to_string()))?;
+    let listener = UnixListener::bind(path)?;
+    Ok((listener, SocketFile::of(path)?))
 }

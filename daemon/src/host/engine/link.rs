@@ -22,6 +22,8 @@ pub(super) struct Link {
     decoder: Option<Decoder>,
     framing: Option<Framing>,
     writable: bool,
+    /// The other side has closed: reading goes on until that has shown.
+    hangup: bool,
     /// Largest write.
     max_write: usize,
     /// Bytes at the head of the queue that were captured already.
@@ -68,7 +70,10 @@ impl Worker {
         let decoder = framing.map(|framing| Decoder::with_framing(READ, framing));
         tracing::info!(%peer, link = port.to_u64(), "a link is up");
         self.counters.attached += 1;
-        self.links.insert(port, Link { stream, decoder, framing, writable: true, max_write, captured: 0, peer, ended });
+        self.links.insert(
+            port,
+            Link { stream, decoder, framing, writable: true, hangup: false, max_write, captured: 0, peer, ended },
+        );
         for chunk in received.chunks(READ) {
             let Some(decoder) = self.links.get_mut(&port).and_then(|link| link.decoder.as_mut()) else { break };
             decoder.space()[..chunk.len()].copy_from_slice(chunk);
@@ -79,13 +84,14 @@ impl Worker {
         self.again.push(Source::Link(port));
     }
 
-    pub(super) fn link_ready(&mut self, now: Instant, port: PortId, readable: bool, writable: bool) {
+    pub(super) fn link_ready(&mut self, now: Instant, port: PortId, readable: bool, writable: bool, hangup: bool) {
         let Some(link) = self.links.get_mut(&port) else { return };
+        link.hangup |= hangup;
         link.writable |= writable;
         if writable {
             self.write_link(now, port);
         }
-        if readable {
+        if readable || hangup {
             let messages = self.links.get(&port).is_some_and(|link| link.decoder.is_none());
             let more = if messages { self.read_messages(now, port) } else { self.read_stream(now, port) };
             match more {
@@ -114,16 +120,15 @@ impl Worker {
                 Ok(n) => {
                     decoder.commit(n);
                     self.frames(now, port);
-                    let Some(decoder) = self.links.get(&port).and_then(|link| link.decoder.as_ref()) else {
-                        return Ok(false);
-                    };
+                    let Some(link) = self.links.get(&port) else { return Ok(false) };
+                    let Some(decoder) = &link.decoder else { return Ok(false) };
                     if let Some(broken) = decoder.broken() {
                         self.counters.broken += 1;
                         return Err(broken.to_string());
                     }
                     left = left.saturating_sub(n);
-                    // A short read emptied the stream; what comes now is an edge.
-                    if n < want {
+                    // A short read emptied the stream; what comes now is an edge. An end, though, may be behind it already.
+                    if n < want && !link.hangup {
                         return Ok(false);
                     }
                 }

@@ -27,7 +27,7 @@ pub(super) struct Ready {
     pub(super) source: Source,
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The other side has closed, or there is an error: reading tells which.
+    /// The other side has closed, or there is an error or urgent data: a short reading does not mean that there is no more.
     pub(super) hangup: bool,
 }
 
@@ -82,7 +82,11 @@ impl Poller {
 
     /// Watches a descriptor until it is closed.
     pub(super) fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::PRI
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(encode(source)), flags)
     }
 
@@ -113,7 +117,10 @@ impl News {
                 source: decode(data.u64()),
                 readable: flags.contains(epoll::EventFlags::IN),
                 writable: flags.contains(epoll::EventFlags::OUT),
-                hangup: flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR),
+                // Urgent data too makes a reading short of what there is (tcp(7)).
+                hangup: flags.intersects(
+                    epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::PRI,
+                ),
             }
         })
     }

@@ -36,8 +36,7 @@ impl Worker {
     /// Sends what a guest has for the world.
     pub(super) fn send_datagram(&mut self, session: SessionId, kind: Kind, to: SocketAddr, payload: &[u8]) {
         let index = session.index();
-        let known = self.sessions.get(index).and_then(Option::as_ref).is_some_and(|socket| socket.session == session);
-        if !known {
+        if !self.has_session(session) {
             match self.open_socket(session, kind, to) {
                 Ok(fd) => self.add_session(session, End::Own(fd)),
                 Err(errno) => {
@@ -87,8 +86,19 @@ impl Worker {
         Ok(fd)
     }
 
+    /// Whether a session is known here.
+    pub(super) fn has_session(&self, session: SessionId) -> bool {
+        self.sessions.get(session.index()).and_then(Option::as_ref).is_some_and(|socket| socket.session == session)
+    }
+
     fn add_session(&mut self, session: SessionId, end: End) {
         let index = session.index();
+        // Another one that was evicted for it, and of which the gateway has yet to tell.
+        if let Some(old) = self.sessions.get(index).and_then(Option::as_ref).map(|socket| socket.session)
+            && old != session
+        {
+            self.session_closed(old);
+        }
         if self.sessions.len() <= index {
             self.sessions.resize_with(index + 1, || None);
         }
@@ -135,7 +145,9 @@ impl Worker {
     pub(super) fn session_closed(&mut self, session: SessionId) {
         let Some(slot) = self.sessions.get_mut(session.index()) else { return };
         let socket = slot.take_if(|socket| socket.session == session);
-        if let Some(SessionSocket { end: End::Published(forward, client), .. }) = socket {
+        if let Some(SessionSocket { end: End::Published(forward, client), .. }) = socket
+            && self.inbound.get(&(forward, client)) == Some(&session)
+        {
             self.inbound.remove(&(forward, client));
         }
     }
