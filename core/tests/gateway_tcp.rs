@@ -465,7 +465,7 @@ quickcheck! {
         let down = pattern(350_000 - usize::from(seed) * 999, seed.wrapping_add(9));
         let (mut up_sent, mut down_sent) = (0, 0);
         let (mut up_got, mut down_got): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
-        let mut sizes = sizes.iter().map(|n| 1 + usize::from(*n)).chain([70_000]).collect::<Vec<_>>().into_iter().cycle();
+        let mut sizes = sizes.iter().map(|n| 1 + usize::from(*n)).chain([70_000, 50_000]).collect::<Vec<_>>().into_iter().cycle();
         world.until("everything", |world| {
             let n = sizes.next().unwrap();
             let end = (up_sent + n).min(up.len());
