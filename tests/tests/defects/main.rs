@@ -69,6 +69,8 @@ our_host_is_free_of! {
     names::a_resolver_configuration_that_cannot_be_chosen,
 }
 
+// Not among them, because stock shows them only when its goroutines meet in the right order: an enclave that reads nothing
+// and stalls the others, and connections left open outside after a reset.
 stock_host_has! {
     streams::unanswered_destinations_that_stall_all_others until (0, 8, 9),
     streams::half_closed_connections_that_are_cut until (0, 8, 7),
@@ -81,8 +83,6 @@ stock_host_has! {
     switch::echo_replies_from_nobody until (0, 8, 9),
     names::aaaa_records_that_are_never_there until NEVER,
     names::failures_that_all_look_like_unknown_names until NEVER,
-    streams::an_enclave_that_reads_nothing_and_stalls_the_others until (0, 8, 9),
-    streams::connections_left_open_outside_after_a_reset until NEVER,
 }
 
 /// Fails if stock is free of a defect that it should have, and says so where it is a release that may have mended it.
