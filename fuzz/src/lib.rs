@@ -4,6 +4,7 @@
 
 mod dhcp_server;
 mod dns_front;
+mod gateway_frames;
 mod gvproxy_decode;
 mod ipv4_reassembly;
 mod policy_rule;
@@ -12,6 +13,7 @@ mod replay;
 
 pub use dhcp_server::dhcp_server;
 pub use dns_front::dns_front;
+pub use gateway_frames::gateway_frames;
 pub use gvproxy_decode::{gvproxy_decode, qemu_decode};
 pub use ipv4_reassembly::ipv4_reassembly;
 pub use policy_rule::policy_rule;

@@ -27,6 +27,11 @@ fn the_committed_corpus_of_proxy_protocol_passes() {
     passes("proxy_protocol", nitrotap_fuzz::proxy_protocol);
 }
 
+#[test]
+fn the_committed_corpus_of_gateway_frames_passes() {
+    passes("gateway_frames", nitrotap_fuzz::gateway_frames);
+}
+
 fn passes(name: &str, target: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let files = nitrotap_fuzz::replay(&folder, target).expect("the corpus is readable");

@@ -45,6 +45,10 @@ impl Tcp {
         guest: (Ipv4Addr, u16),
         place: Option<(PortId, [u8; 6])>,
     ) -> Option<FlowId> {
+        if self.flows.len() >= self.config.max_flows {
+            ctx.counters.refuse(Refusal::Flows);
+            return None;
+        }
         let key = self.free_key(tenant, from, guest)?;
         let Some(buffer) = self.budget.take() else {
             ctx.counters.refuse(Refusal::Memory);

@@ -1,0 +1,228 @@
+//! The whole gateway under a script of frames from two enclaves and of what the world says.
+
+use nitrotap_core::{
+    frame::Framing,
+    gateway::{
+        Config, DialError, FlowId, Gateway, Handled, Output, PortId, QUEUE_LIMIT, SessionError, SessionId, TenantLimits,
+    },
+    offload::checksum,
+    time::Instant,
+};
+use std::{collections::VecDeque, time::Duration};
+
+const MTU: u16 = 1500;
+const FLOWS: usize = 6;
+const SESSIONS: usize = 6;
+/// Ethernet and IPv4 headers.
+const HEADS: usize = 14 + 20;
+
+struct World {
+    gateway: Gateway,
+    now: Instant,
+    links: [PortId; 2],
+    dials: VecDeque<FlowId>,
+    flows: VecDeque<FlowId>,
+    sessions: VecDeque<SessionId>,
+    questions: VecDeque<u64>,
+    /// What the gateway's last segment acknowledged, and its own next number: where a guest goes on.
+    next: (u32, u32),
+}
+
+/// A script of steps: a byte whose lower three bits say what is done and whose upper five say how, and what that takes.
+pub fn gateway_frames(data: &[u8]) {
+    let tenant = TenantLimits { flows: FLOWS, half_open: FLOWS, sessions: SESSIONS, rate: None };
+    let memory = FLOWS * (16 << 10) + (8 << 20);
+    let config =
+        Config { tenant, max_flows: FLOWS, max_sessions: SESSIONS, memory, mtu: MTU, seed: 1, ..Config::default() };
+    let Ok(mut gateway) = Gateway::new(config) else { unreachable!("this gateway can be") };
+    let mut attach = |tenant| gateway.attach(tenant, Some(Framing::Hyperkit));
+    let (Some(a), Some(b)) = (attach(1), attach(0x8000_0000)) else { unreachable!("two links are few") };
+    let mut world = World {
+        gateway,
+        now: Instant::from_millis(1),
+        links: [a, b],
+        dials: VecDeque::new(),
+        flows: VecDeque::new(),
+        sessions: VecDeque::new(),
+        questions: VecDeque::new(),
+        next: (1000, 0),
+    };
+    let mut rest = data;
+    while let [step, tail @ ..] = rest {
+        rest = world.step(step & 7, step >> 3, tail);
+        world.settle();
+    }
+}
+
+impl World {
+    fn step<'d>(&mut self, what: u8, how: u8, rest: &'d [u8]) -> &'d [u8] {
+        let link = self.links[usize::from(how & 1)];
+        match what {
+            // A frame, byte for byte.
+            0 => {
+                let (frame, rest) = chunk(rest);
+                self.frame(link, frame);
+                rest
+            }
+            // What lies behind an Ethernet header that makes sense.
+            1 => {
+                let (payload, rest) = chunk(rest);
+                let to = [[0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd], [0xff; 6], mac(how ^ 1)][usize::from(how >> 1) % 3];
+                let kind = if how & 16 == 0 { [8, 0] } else { [8, 6] };
+                self.frame(link, &[&to[..], &mac(how), &kind, payload].concat());
+                rest
+            }
+            // A TCP segment near where the connection is.
+            2 => {
+                let [flags, port, sequence, acknowledgement, window, len, rest @ ..] = rest else { return &[] };
+                let near = |base: u32, delta: u8| base.wrapping_add((i32::from(delta.cast_signed()).pow(3)) as u32);
+                let len = usize::from(*len) * 6;
+                let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 192, 168, 127, 2 + (how & 1)];
+                packet.extend([203, 0, 113, port >> 5, 0, 1 + (port & 3), 0, 80]);
+                packet.extend(near(self.next.0, *sequence).to_be_bytes());
+                packet.extend(near(self.next.1, *acknowledgement).to_be_bytes());
+                packet.extend([0x60, *flags, *window, 0xff, 0, 0, 0, 0, 3, 3, how >> 1, 0]);
+                packet.resize(packet.len() + len, *flags);
+                let total = (packet.len() as u16).to_be_bytes();
+                packet[2..4].copy_from_slice(&total);
+                let to = [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd];
+                self.frame(link, &[&to[..], &mac(how), &[8, 0], &packet].concat());
+                rest
+            }
+            3 => {
+                if let Some(flow) = self.dials.pop_front() {
+                    let answers = [Ok(()), Ok(()), Err(DialError::Refused), Err(DialError::HostUnreachable)];
+                    self.gateway.dialed(self.now, flow, answers[usize::from(how & 3)]);
+                    self.flows.push_back(flow);
+                }
+                rest
+            }
+            // The world takes, gives, closes or resets.
+            4 => {
+                if let Some(flow) = self.flows.pop_front() {
+                    let n = usize::from(how) * 1000;
+                    match how & 7 {
+                        0..3 => drop(self.gateway.read(flow, |bytes| bytes.len().min(n))),
+                        3..6 => drop(self.gateway.write(flow, |room| room.len().min(n))),
+                        6 => self.gateway.finish(self.now, flow),
+                        _ => self.gateway.abort(self.now, flow),
+                    }
+                    if self.gateway.status(flow).is_some() {
+                        self.flows.push_back(flow);
+                    }
+                }
+                rest
+            }
+            // The world begins.
+            5 => {
+                let guest = format!("192.168.127.{}:80", how & 3).parse();
+                let Ok(guest) = guest else { unreachable!("a well-formed address") };
+                if how & 4 == 0 {
+                    self.flows.extend(self.gateway.connect(self.now, guest));
+                } else {
+                    self.sessions.extend(self.gateway.open_session(self.now, guest, ([9, 9, 9, 9], 9).into()));
+                }
+                rest
+            }
+            6 => {
+                self.now = self.now + Duration::from_millis(u64::from(how).pow(4));
+                self.gateway.handle_timeout(self.now);
+                rest
+            }
+            // Datagrams, answers, errors; a link goes and another comes.
+            _ => {
+                let (payload, rest) = chunk(rest);
+                match (how & 3, self.sessions.front().copied(), self.questions.pop_front()) {
+                    (0, Some(session), _) => self.gateway.handle_datagram(self.now, session, payload),
+                    (1, Some(session), _) => self.gateway.session_failed(session, SessionError::Refused),
+                    (2, _, Some(client)) => self.gateway.handle_dns_answer(client, payload),
+                    (3, ..) => {
+                        self.gateway.detach(link);
+                        let tenant = if how & 1 == 0 { 1 } else { 0x8000_0000 };
+                        let again = self.gateway.attach(tenant, Some(Framing::Hyperkit));
+                        let Some(again) = again else { unreachable!("one has just gone") };
+                        self.links[usize::from(how & 1)] = again;
+                    }
+                    _ => self.sessions.rotate_left(usize::from(self.sessions.len() > 1)),
+                }
+                rest
+            }
+        }
+    }
+
+    fn frame(&mut self, link: PortId, frame: &[u8]) {
+        match self.gateway.handle_frame(self.now, link, frame) {
+            Handled::Done => {}
+            Handled::Datagram { session, .. } => self.sessions.push_back(session),
+            Handled::Dns { client, .. } => self.questions.push_back(client),
+        }
+    }
+
+    /// What every driver does after an input; here what comes out is judged.
+    fn settle(&mut self) {
+        self.gateway.flush(self.now);
+        while let Some(output) = self.gateway.poll_output() {
+            match output {
+                Output::Dial { flow, .. } => self.dials.push_back(flow),
+                Output::Closed { flow, .. } => {
+                    assert!(self.gateway.status(flow).is_none(), "it is over");
+                    self.dials.retain(|other| *other != flow);
+                    self.flows.retain(|other| *other != flow);
+                }
+                Output::SessionClosed(session) => self.sessions.retain(|other| *other != session),
+                Output::Flow(_) => {}
+                Output::Frames(port) => self.take(port),
+            }
+        }
+        let counters = self.gateway.counters();
+        assert!(counters.tcp_flows <= FLOWS as u64 && counters.sessions <= SESSIONS as u64, "{counters:?}");
+        assert!(counters.tcp_flows > 0 || counters.tcp_buffer_bytes == 0, "{counters:?}");
+        self.sessions.truncate(64);
+        self.questions.truncate(64);
+    }
+
+    fn take(&mut self, port: PortId) {
+        let mut pending = self.gateway.pending(port).to_vec();
+        assert!(pending.len() <= QUEUE_LIMIT, "{} bytes wait", pending.len());
+        if self.gateway.consume(port, pending.len()) {
+            self.gateway.flush(self.now);
+        }
+        while let Some((frame, len)) = Framing::Hyperkit.split(&pending) {
+            if frame[6..12] == [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd] {
+                self.judge(frame);
+            }
+            pending.drain(..len);
+        }
+        assert!(pending.is_empty(), "whole frames");
+    }
+
+    /// A frame of the gateway's own.
+    fn judge(&mut self, frame: &[u8]) {
+        assert!(frame.len() <= 14 + usize::from(MTU), "a frame of {} bytes", frame.len());
+        if frame[12..14] != [8, 0] {
+            return;
+        }
+        assert!(checksum::is_valid(checksum::add(0, &frame[14..HEADS])), "the IPv4 checksum");
+        if frame[23] != 6 {
+            return;
+        }
+        let segment = &frame[HEADS..];
+        let address = |at: usize| [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]];
+        let pseudo = checksum::pseudo_header_v4(address(26), address(30), 6, segment.len() as u16);
+        assert!(checksum::is_valid(checksum::add(pseudo, segment)), "the TCP checksum");
+        let number = |at: usize| u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]]);
+        let head = usize::from(segment[12] >> 4) * 4;
+        let len = (segment.len() - head) as u32 + u32::from(segment[13] & 2 != 0) + u32::from(segment[13] & 1 != 0);
+        self.next = (number(8), number(4).wrapping_add(len));
+    }
+}
+
+/// A length in one byte, in units of two, and so many bytes.
+fn chunk(rest: &[u8]) -> (&[u8], &[u8]) {
+    let [len, rest @ ..] = rest else { return (&[], &[]) };
+    rest.split_at((usize::from(*len) * 2).min(rest.len()))
+}
+
+const fn mac(n: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, n & 1]
+}
