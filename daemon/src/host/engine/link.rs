@@ -88,9 +88,8 @@ impl Worker {
         let Some(link) = self.links.get_mut(&port) else { return };
         link.hangup |= hangup;
         link.writable |= writable;
-        if writable {
-            self.write_link(now, port);
-        }
+        // Also when its turn's share of writing was used up and nothing has happened since.
+        self.write_link(now, port);
         if readable || hangup {
             let messages = self.links.get(&port).is_some_and(|link| link.decoder.is_none());
             let more = if messages { self.read_messages(now, port) } else { self.read_stream(now, port) };
