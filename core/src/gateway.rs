@@ -36,7 +36,7 @@ pub use counters::Counters;
 pub use machine::{DialError, Gateway, Handled, OpenError, SessionError};
 pub use output::{Closed, FlowId, Output, SessionId, Target};
 pub use port::{ANONYMOUS, MAX_PORTS, PortId};
-pub use queue::{LIMIT as QUEUE_LIMIT, RESERVE as QUEUE_RESERVE};
+pub use queue::LIMIT as QUEUE_LIMIT;
 pub use session::Kind;
 pub use tcp::FlowStatus;
 pub use tenant::TenantLimits;

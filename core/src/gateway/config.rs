@@ -37,8 +37,6 @@ pub struct Config {
     pub static_leases: BTreeMap<Ipv4Addr, [u8; 6]>,
     /// Whether guests find the REST interface at port 80 of the gateway.
     pub guest_services: bool,
-    /// Whether guests reach each other.
-    pub switching: bool,
     /// What each tenant may have.
     pub tenant: TenantLimits,
     /// TCP connections in all.
@@ -68,7 +66,6 @@ impl Default for Config {
             search: Vec::new(),
             static_leases: BTreeMap::from([(Ipv4Addr::new(192, 168, 127, 2), [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xee])]),
             guest_services: false,
-            switching: true,
             tenant: TenantLimits { flows: 12_288, half_open: 1024, sessions: 2048, rate: None },
             max_flows: 16_384,
             max_sessions: 8192,

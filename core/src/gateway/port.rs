@@ -50,10 +50,6 @@ pub(super) struct Port {
     pub(super) questions: VecDeque<u64>,
     /// The source address of its last frame, and when the switch last looked at it.
     pub(super) last_source: Option<([u8; 6], Instant)>,
-    pub(super) frames_in: u64,
-    pub(super) bytes_in: u64,
-    pub(super) frames_out: u64,
-    pub(super) bytes_out: u64,
 }
 
 /// See the module.
@@ -81,10 +77,6 @@ impl Ports {
                 waiting: false,
                 questions: VecDeque::new(),
                 last_source: None,
-                frames_in: 0,
-                bytes_in: 0,
-                frames_out: 0,
-                bytes_out: 0,
             }))
         })
     }
@@ -132,8 +124,6 @@ impl Ports {
         self.touch(id);
         let port = self.ports.get_mut(id.0)?;
         let slot = port.queue.slot(len)?;
-        port.frames_out += 1;
-        port.bytes_out += len as u64;
         self.frames_out += 1;
         self.bytes_out += len as u64;
         Some(slot)
@@ -141,10 +131,6 @@ impl Ports {
 
     /// Frames were queued for a link without [`Ports::slot`].
     pub(super) fn sent(&mut self, id: PortId, frames: u64, bytes: u64) {
-        if let Some(port) = self.ports.get_mut(id.0) {
-            port.frames_out += frames;
-            port.bytes_out += bytes;
-        }
         self.frames_out += frames;
         self.bytes_out += bytes;
         self.touch(id);

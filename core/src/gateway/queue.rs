@@ -10,7 +10,7 @@ use crate::frame::Framing;
 pub const LIMIT: usize = 512 << 10;
 
 /// Room that TCP leaves for datagrams, ARP and resets.
-pub const RESERVE: usize = 64 << 10;
+pub(super) const RESERVE: usize = 64 << 10;
 
 /// See the module.
 #[derive(Debug)]

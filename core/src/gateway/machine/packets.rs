@@ -3,7 +3,9 @@
 use super::*;
 
 impl Gateway {
-    pub(super) fn is_guest(&self, address: Ipv4Addr) -> bool {
+    /// Whether an address may be a guest's: in the virtual network, and nobody else's.
+    #[must_use]
+    pub fn is_guest(&self, address: Ipv4Addr) -> bool {
         let Config { subnet, gateway, host, .. } = &self.config;
         subnet.contains(&address)
             && address != *gateway
@@ -39,9 +41,6 @@ impl Gateway {
     }
 
     pub(super) fn flood(&mut self, from: PortId, frame: &[u8]) {
-        if !self.config.switching {
-            return;
-        }
         let others: Vec<PortId> = self.ports.iter().map(|(id, _)| id).filter(|id| *id != from).collect();
         for id in others {
             self.pass_on(id, frame);
@@ -50,7 +49,7 @@ impl Gateway {
 
     pub(super) fn forward(&mut self, now: Instant, from: PortId, destination: [u8; 6], frame: &[u8]) {
         match self.switch.find(now, destination) {
-            Some(to) if to != from && self.config.switching => self.pass_on(to, frame),
+            Some(to) if to != from => self.pass_on(to, frame),
             // Two stations behind one link are that link's affair.
             Some(_) | None => self.counters.unknown_destination += 1,
         }

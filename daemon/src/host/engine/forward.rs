@@ -5,7 +5,7 @@ use crate::host::{
     control::{ExposeError, Forward, Local},
     socket::{SocketFile, clear_stale},
 };
-use nitrotap_core::{gateway::Gateway, proxy_protocol, time::Instant};
+use nitrotap_core::{proxy_protocol, time::Instant};
 use rustix::{
     io::{self, Errno},
     net::{RecvFlags, SocketFlags, acceptfrom_with, recvfrom, sockopt},
@@ -74,7 +74,7 @@ impl Worker {
         if self.forwards.listening.len() >= MAX_FORWARDS {
             return Err(ExposeError::TooMany(MAX_FORWARDS));
         }
-        if !is_guest(&self.gateway, *forward.to.ip()) {
+        if !self.gateway.is_guest(*forward.to.ip()) {
             return Err(ExposeError::NotAGuest(forward.to));
         }
         let number = self.forwards.next;
@@ -211,11 +211,6 @@ impl Worker {
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-fn is_guest(gateway: &Gateway, address: Ipv4Addr) -> bool {
-    let config = gateway.config();
-    config.subnet.contains(&address) && address != config.gateway && address != config.host
 }
 
 fn open(local: &Local) -> std::io::Result<(OwnedFd, SocketAddr, Option<SocketFile>)> {
