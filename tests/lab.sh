@@ -136,6 +136,52 @@ lab_serve() {
     done
 }
 
+# Starts nginx with a tiny answer, which costs least beside what is measured, on a port of the enclave.
+lab_nginx() {
+    mkdir -p "$scratch/nginx"
+    cat >"$scratch/nginx/nginx.conf" <<TEXT
+daemon off; user root; worker_processes 1; pid $scratch/nginx/pid; error_log $scratch/nginx/error.log;
+events { worker_connections 4096; }
+http {
+    access_log off; keepalive_requests 1000000000;
+    client_body_temp_path $scratch/nginx; proxy_temp_path $scratch/nginx; fastcgi_temp_path $scratch/nginx;
+    uwsgi_temp_path $scratch/nginx; scgi_temp_path $scratch/nginx;
+    server { listen $1 backlog=4096; location / { return 200 "hello\n"; } }
+}
+TEXT
+    lab_serve "$1" nginx -c "$scratch/nginx/nginx.conf" -e "$scratch/nginx/error.log"
+}
+
+# Gbit/s that arrive between the enclave and an iperf3 on port $1 of the machine's loopback, over $2 streams for $3 seconds;
+# further arguments are the client's.
+lab_iperf3() {
+    local port=$1 streams=$2 seconds=$3
+    shift 3
+    # Its server needs a moment between two clients.
+    for _ in 1 2 3 4 5; do
+        if inside iperf3 --client "$HOST" --port "$port" --parallel "$streams" --time "$seconds" --json "$@" \
+            >"$scratch/iperf3.json"; then
+            # What arrived, whichever way it went: the last total of the report.
+            awk '/"sum_received"/ { found = 1 } found && /"bits_per_second"/ { gsub(/[^0-9.e+]/, "", $2); print $2 / 1e9; exit }' \
+                "$scratch/iperf3.json"
+            return
+        fi
+        sleep 0.5
+    done
+    lab_fail "iperf3 failed: $(tail -n 3 "$scratch/iperf3.json")"
+}
+
+# Ticks stolen by a hypervisor, and ticks in all; and what came of them since an earlier look.
+lab_steal() {
+    awk '$1 == "cpu" { for (i = 2; i <= 9; i++) all += $i; print $9, all }' /proc/stat
+}
+
+lab_steal_since() {
+    awk -v a="$1" -v b="$(lab_steal)" 'BEGIN {
+        split(a, x); split(b, y); all = y[2] - x[2]
+        printf "steal during the run: %.1f %%\n", all ? 100 * (y[1] - x[1]) / all : 0 }'
+}
+
 # A port of the loopback that is free now, below those that the kernel hands out by itself.
 lab_port() {
     local port

@@ -51,7 +51,7 @@ main() {
     lab_expose "${port[nitrotap]}" 8081
 
     local steal_before round n path
-    steal_before=$(steal)
+    steal_before=$(lab_steal)
     for ((round = 1; round <= rounds; round++)); do
         for n in "${connections[@]}"; do
             for path in "${paths[@]}"; do
@@ -65,9 +65,7 @@ main() {
         echo "round $round of $rounds done" >&2
     done
     table | tee "$out"
-    awk -v a="$steal_before" -v b="$(steal)" 'BEGIN {
-        split(a, x); split(b, y); all = y[2] - x[2]
-        printf "# steal during the run: %.1f %%\n", all ? 100 * (y[1] - x[1]) / all : 0 }' | tee -a "$out"
+    lab_steal_since "$steal_before" | sed 's/^/# /' | tee -a "$out"
 }
 
 # configure NAME LISTEN writes the configuration of an nginx with a tiny answer.
@@ -143,11 +141,6 @@ table() {
                 print ""
             }
         }' "$scratch/results"
-}
-
-# Ticks stolen and ticks in all.
-steal() {
-    awk '$1 == "cpu" { for (i = 2; i <= 9; i++) all += $i; print $9, all }' /proc/stat
 }
 
 main "$@"

@@ -30,11 +30,11 @@ main() {
     # The app listens as long as the namespace lives; the loopback that shows it comes with the first enclave.
     lab_gateway gvproxy
     lab_enclave
-    serve_app
+    lab_nginx 8080
     lab_stop "$enclave"
     lab_stop "$gateway"
     local steal_before round mtu host order
-    steal_before=$(steal)
+    steal_before=$(lab_steal)
     for ((round = 1; round <= rounds; round++)); do
         # The one that goes first changes every round, so that the machine's drift hits both alike.
         order=("${hosts[@]}")
@@ -47,9 +47,7 @@ main() {
         echo "round $round of $rounds done" >&2
     done
     table
-    awk -v a="$steal_before" -v b="$(steal)" 'BEGIN {
-        split(a, x); split(b, y); all = y[2] - x[2]
-        printf "steal during the run: %.1f %%\n", all ? 100 * (y[1] - x[1]) / all : 0 }'
+    lab_steal_since "$steal_before"
 }
 
 # Everything through one gateway at one MTU.
@@ -59,8 +57,8 @@ measure() {
     lab_enclave --mtu "$mtu"
     lab_expose "$web" 8080
     for n in "${streams[@]}"; do
-        note "iperf3 out, $n streams, Gbit/s" Gbit throughput "$n"
-        note "iperf3 in, $n streams, Gbit/s" Gbit throughput "$n" --reverse
+        note "iperf3 out, $n streams, Gbit/s" Gbit lab_iperf3 "$tcp" "$n" "$each"
+        note "iperf3 in, $n streams, Gbit/s" Gbit lab_iperf3 "$tcp" "$n" "$each" --reverse
     done
     for n in "${connections[@]}"; do
         note "wrk, $n connections, requests/s" request requests "$n"
@@ -75,6 +73,8 @@ note() {
     shift 2
     before=$(ticks)
     read -r speed p99 < <("$@") || lab_fail "no figure for $name"
+    # Throughput has none.
+    p99=${p99:-0}
     after=$(ticks)
     awk -v OFS='\t' -v host="$host" -v mtu="$mtu" -v name="$name" -v unit="$unit" -v speed="$speed" -v p99="$p99" \
         -v each="$each" -v ticks="$((after - before))" -v hz="$(getconf CLK_TCK)" 'BEGIN {
@@ -86,37 +86,6 @@ note() {
 
 ticks() {
     awk '{ print $14 + $15 }' "/proc/$gateway/stat"
-}
-
-serve_app() {
-    mkdir -p "$scratch/nginx"
-    cat >"$scratch/nginx/nginx.conf" <<TEXT
-daemon off; user root; worker_processes 1; pid $scratch/nginx/pid; error_log $scratch/nginx/error.log;
-events { worker_connections 4096; }
-http {
-    access_log off; keepalive_requests 1000000000;
-    client_body_temp_path $scratch/nginx; proxy_temp_path $scratch/nginx; fastcgi_temp_path $scratch/nginx;
-    uwsgi_temp_path $scratch/nginx; scgi_temp_path $scratch/nginx;
-    server { listen 8080 backlog=4096; location / { return 200 "hello\n"; } }
-}
-TEXT
-    lab_serve 8080 nginx -c "$scratch/nginx/nginx.conf" -e "$scratch/nginx/error.log"
-}
-
-throughput() {
-    local n=$1
-    shift
-    # Its server needs a moment between two clients.
-    for _ in 1 2 3 4 5; do
-        if inside iperf3 --client "$HOST" --port "$tcp" --parallel "$n" --time "$each" --json "$@" >"$scratch/iperf3.json"; then
-            # What arrived, whichever way it went: the last total of the report.
-            awk '/"sum_received"/ { found = 1 } found && /"bits_per_second"/ { gsub(/[^0-9.e+]/, "", $2); print $2 / 1e9, 0; exit }' \
-                "$scratch/iperf3.json"
-            return
-        fi
-        sleep 0.5
-    done
-    lab_fail "iperf3 failed: $(tail -n 3 "$scratch/iperf3.json")"
 }
 
 # Requests per second, and the 99th percentile in microseconds.
@@ -160,11 +129,6 @@ table() {
                 print ""
             }
         }' "$scratch/results"
-}
-
-# Ticks stolen and ticks in all.
-steal() {
-    awk '$1 == "cpu" { for (i = 2; i <= 9; i++) all += $i; print $9, all }' /proc/stat
 }
 
 main "$@"

@@ -32,11 +32,11 @@ main() {
     lab_expose "$web" 8080
     lab_stop "$enclave"
     local steal_before round n
-    steal_before=$(steal)
+    steal_before=$(lab_steal)
     for ((round = 1; round <= rounds; round++)); do
         for n in "${streams[@]}"; do
-            beside "iperf3 out, $n streams, Gbit/s" throughput "$n"
-            beside "iperf3 in, $n streams, Gbit/s" throughput "$n" --reverse
+            beside "iperf3 out, $n streams, Gbit/s" lab_iperf3 "$tcp" "$n" "$each"
+            beside "iperf3 in, $n streams, Gbit/s" lab_iperf3 "$tcp" "$n" "$each" --reverse
         done
         for n in "${connections[@]}"; do
             beside "wrk, $n connections, requests/s" requests "$n"
@@ -45,9 +45,7 @@ main() {
     done
     lab_stop "$lab_server"
     table
-    awk -v a="$steal_before" -v b="$(steal)" 'BEGIN {
-        split(a, x); split(b, y); all = y[2] - x[2]
-        printf "steal during the run: %.1f %%\n", all ? 100 * (y[1] - x[1]) / all : 0 }'
+    lab_steal_since "$steal_before"
 }
 
 # Takes one measurement with either loop, one right after the other so that the machine's drift hits both alike; the one
@@ -75,34 +73,7 @@ serve_app() {
         return
     fi
     app=nginx
-    mkdir -p "$scratch/nginx"
-    cat >"$scratch/nginx/nginx.conf" <<TEXT
-daemon off; user root; worker_processes 1; pid $scratch/nginx/pid; error_log $scratch/nginx/error.log;
-events { worker_connections 4096; }
-http {
-    access_log off; keepalive_requests 1000000000;
-    client_body_temp_path $scratch/nginx; proxy_temp_path $scratch/nginx; fastcgi_temp_path $scratch/nginx;
-    uwsgi_temp_path $scratch/nginx; scgi_temp_path $scratch/nginx;
-    server { listen 8080 backlog=4096; location / { return 200 "hello\n"; } }
-}
-TEXT
-    lab_serve 8080 nginx -c "$scratch/nginx/nginx.conf" -e "$scratch/nginx/error.log"
-}
-
-throughput() {
-    local n=$1
-    shift
-    # Its server needs a moment between two clients.
-    for _ in 1 2 3 4 5; do
-        if inside iperf3 --client "$HOST" --port "$tcp" --parallel "$n" --time "$each" --json "$@" >"$scratch/iperf3.json"; then
-            # What arrived, whichever way it went: the last total of the report.
-            awk '/"sum_received"/ { found = 1 } found && /"bits_per_second"/ { gsub(/[^0-9.e+]/, "", $2); print $2 / 1e9; exit }' \
-                "$scratch/iperf3.json"
-            return
-        fi
-        sleep 0.5
-    done
-    lab_fail "iperf3 failed: $(tail -n 3 "$scratch/iperf3.json")"
+    lab_nginx 8080
 }
 
 requests() {
@@ -139,11 +110,6 @@ table() {
                 printf "%-33s", names[i]; pair(speed, names[i]); pair(cost, names[i]); print ""
             }
         }' "$scratch/results"
-}
-
-# Ticks stolen and ticks in all.
-steal() {
-    awk '$1 == "cpu" { for (i = 2; i <= 9; i++) all += $i; print $9, all }' /proc/stat
 }
 
 main "$@"
