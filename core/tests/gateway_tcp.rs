@@ -338,6 +338,33 @@ fn a_connection_to_a_guest_finds_it_by_arp_and_is_refused_by_it() {
     }
 }
 
+/// Linux answers with SYN cookies when a backlog is full, and then resets what is behind a first segment that it dropped.
+#[test]
+fn a_guest_gets_nothing_behind_its_first_segment_before_that_is_answered() {
+    let mut world = World::new(1500);
+    let listening = world.socket(65_536);
+    world.guest(listening).listen(443).unwrap();
+    let flow = world.gateway.connect(world.now, SocketAddrV4::new(GUEST.into(), 443)).unwrap();
+    world.until("established", |world| world.status(flow).established);
+    let sent = pattern(20_000, 3);
+    assert_eq!(world.status(flow).room, 1460);
+    let first = world.write(flow, &sent[..400]) + world.write(flow, &sent[400..]);
+    assert_eq!((first, world.status(flow).room), (1460, 0));
+    world.until("an answer", |world| world.status(flow).room > 20_000);
+    let rest = world.write(flow, &sent[first..]);
+    assert_eq!(rest, 20_000 - first);
+    world.until("all", |world| world.guest(listening).recv_queue() == 20_000);
+
+    // A guest that speaks first has the connection.
+    let listening = world.socket(65_536);
+    world.guest(listening).listen(444).unwrap();
+    let flow = world.gateway.connect(world.now, SocketAddrV4::new(GUEST.into(), 444)).unwrap();
+    world.until("established", |world| world.guest(listening).state() == tcp::State::Established);
+    world.guest(listening).send_slice(b"220 ready").unwrap();
+    world.until("a greeting", |world| world.status(flow).received == 9);
+    assert!(world.status(flow).room > 20_000);
+}
+
 #[test]
 fn a_guest_that_starts_anew_with_the_same_port_gets_a_new_connection() {
     let mut world = World::new(1500);

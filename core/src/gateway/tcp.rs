@@ -242,7 +242,7 @@ impl Tcp {
             established: entry.established,
             received,
             received_all: entry.established && received == 0 && !guest_open,
-            room: if entry.established && socket.may_send() { socket.send_capacity() - socket.send_queue() } else { 0 },
+            room: if entry.established && socket.may_send() { flow.room() } else { 0 },
         })
     }
 
@@ -264,11 +264,7 @@ impl Tcp {
     /// Lets `give` write bytes for the guest; it says how many it wrote.
     pub(super) fn write(&mut self, id: FlowId, give: impl FnOnce(&mut [u8]) -> usize) -> usize {
         let Some(flow) = self.open(id) else { return 0 };
-        let mut given = 0;
-        let _ = flow.socket_mut().send(|room| {
-            given = give(room).min(room.len());
-            (given, ())
-        });
+        let given = flow.write(give);
         if given > 0 {
             self.mark(id.0);
         }

@@ -111,6 +111,26 @@ impl Segment {
     }
 }
 
+/// Bytes of a segment's payload where a SYN names none (RFC 9293 section 3.7.1).
+pub(super) const DEFAULT_MSS: usize = 536;
+
+/// Bytes of payload that the sender of a SYN takes in a segment.
+pub(super) fn maximum_segment(packet: &[u8]) -> usize {
+    let named = Ipv4::parse(packet).and_then(|packet| {
+        let mut options = packet.payload.get(TCP..usize::from(packet.payload.get(12)? >> 4) * 4)?;
+        loop {
+            options = match *options {
+                [1, ref rest @ ..] => rest,
+                [2, 4, high, low, ..] => return Some(u16::from_be_bytes([high, low]).into()),
+                [0, ..] => return None,
+                [_, len, ..] => options.get(usize::from(len.max(2))..)?,
+                [_] | [] => return None,
+            };
+        }
+    });
+    named.unwrap_or(DEFAULT_MSS)
+}
+
 /// Writes an Ethernet header.
 pub(super) fn ethernet(frame: &mut [u8], destination: [u8; 6], source: [u8; 6], kind: [u8; 2]) {
     frame[..6].copy_from_slice(&destination);

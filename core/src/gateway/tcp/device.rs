@@ -19,10 +19,7 @@ pub(crate) const LONGEST: usize = 65_535;
 
 /// Room in the queue that the cutting of one long segment may take, with headers and prefixes: 65,495 bytes of payload
 /// in parts of an MSS of 536, each with 14 + 20 + 20 + 4 bytes of head.
-const BURST: usize = LONGEST + LONGEST.div_ceil(SMALLEST_MSS) * (ETHERNET + IPV4 + wire::TCP + 4);
-
-/// Segments smaller than this are cut no more than fits anyway.
-const SMALLEST_MSS: usize = 536;
+const BURST: usize = LONGEST + LONGEST.div_ceil(wire::DEFAULT_MSS) * (ETHERNET + IPV4 + wire::TCP + 4);
 
 /// Where packets go, and what is written around them.
 #[derive(Debug)]

@@ -4,7 +4,11 @@
 //! A socket set with many sockets is searched from the beginning for every packet; here the table finds the connection,
 //! and its set has one.
 
-use super::device::{Emit, Wire, capabilities};
+use super::{
+    super::wire,
+    State,
+    device::{Emit, Wire, capabilities},
+};
 use crate::time::Instant;
 use core::{net::Ipv4Addr, time::Duration};
 use smoltcp::{
@@ -47,6 +51,22 @@ pub(crate) struct Flow {
     pub(crate) mtu: usize,
     /// Sequence and acknowledgement number of the last segment sent.
     pub(crate) last: (u32, u32),
+    first: FirstSegment,
+}
+
+/// Whether the guest is known to have the connection too, and until then what it may be sent.
+///
+/// A Linux guest whose backlog is full answers a SYN with a SYN cookie, remembers nothing, and drops the last part of the
+/// handshake while nobody accepts. The first segment then opens the connection, as its sequence number proves the cookie;
+/// one behind it proves nothing and is answered with a reset (`__cookie_v4_check` in Linux's net/ipv4/syncookies.c). So
+/// nothing is sent behind the first segment until that is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstSegment {
+    /// It may have this many bytes.
+    ToSend(usize),
+    /// This one waits for its answer; it has room for that many bytes more.
+    Sent(usize),
+    Answered,
 }
 
 /// Tells smoltcp the capabilities; nothing is sent through it.
@@ -74,7 +94,7 @@ impl Flow {
         socket.set_keep_alive(Some(smol_duration(KEEP_ALIVE)));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { iface, sockets, handle, buffer, mtu, last: (0, 0) }
+        Self { iface, sockets, handle, buffer, mtu, last: (0, 0), first: FirstSegment::Answered }
     }
 
     /// A connection that a guest's SYN is about to open.
@@ -99,6 +119,7 @@ impl Flow {
         let socket = flow.sockets.get_mut::<tcp::Socket<'_>>(flow.handle);
         let connecting = socket.connect(flow.iface.context(), guest, local);
         debug_assert!(connecting.is_ok(), "a new socket with addresses and ports can connect");
+        flow.first = FirstSegment::ToSend(wire::DEFAULT_MSS);
         flow
     }
 
@@ -113,8 +134,51 @@ impl Flow {
     /// Takes a packet of this connection in. What it causes is sent with [`Flow::send`].
     pub(crate) fn receive(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
         emit.last = self.last;
+        let before = self.socket().state();
         self.iface.poll_ingress_single(smol(now), &mut Wire { rx: Some(packet), emit }, &mut self.sockets);
         self.last = emit.last;
+        if self.first != FirstSegment::Answered {
+            self.learn(before, packet);
+        }
+    }
+
+    fn learn(&mut self, before: State, packet: &[u8]) {
+        let socket = self.socket();
+        let spoke = socket.recv_queue() > 0 || !matches!(socket.state(), State::SynSent | State::Established);
+        self.first = match self.first {
+            FirstSegment::ToSend(_) if before == State::SynSent => {
+                FirstSegment::ToSend(wire::maximum_segment(packet).min(self.mtu - wire::IPV4 - wire::TCP))
+            }
+            FirstSegment::Sent(_) if socket.send_queue() == 0 => FirstSegment::Answered,
+            FirstSegment::ToSend(_) | FirstSegment::Sent(_) if spoke => FirstSegment::Answered,
+            same @ (FirstSegment::ToSend(_) | FirstSegment::Sent(_) | FirstSegment::Answered) => same,
+        };
+    }
+
+    /// Bytes that may be written now.
+    pub(crate) fn room(&self) -> usize {
+        let socket = self.socket();
+        let room = socket.send_capacity() - socket.send_queue();
+        match self.first {
+            FirstSegment::ToSend(most) | FirstSegment::Sent(most) => room.min(most),
+            FirstSegment::Answered => room,
+        }
+    }
+
+    /// Lets `give` write bytes for the guest, as many as there is room for; it says how many it wrote.
+    pub(crate) fn write(&mut self, give: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let most = self.room();
+        let mut given = 0;
+        // An error says that nothing can be sent any more.
+        let _ = self.socket_mut().send(|room| {
+            let most = most.min(room.len());
+            given = give(&mut room[..most]).min(most);
+            (given, ())
+        });
+        if let (FirstSegment::ToSend(most) | FirstSegment::Sent(most), 1..) = (self.first, given) {
+            self.first = FirstSegment::Sent(most - given);
+        }
+        given
     }
 
     /// Sends what there is to send.
