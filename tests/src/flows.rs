@@ -96,10 +96,11 @@ impl Flows {
         }
     }
 
-    /// Sends `count` requests, one after the other over all open connections, at most `at_once` at a time, and waits for
-    /// their echoes.
-    pub fn exchange(&mut self, count: u64, at_once: usize) {
-        let open: Vec<usize> = (0..self.flows.len()).filter(|i| self.flows[*i].state == State::Open).collect();
+    /// Sends `count` requests, one after the other over the first `among` open connections, at most `at_once` at a time,
+    /// and waits for their echoes.
+    pub fn exchange(&mut self, count: u64, at_once: usize, among: usize) {
+        let mut open: Vec<usize> = (0..self.flows.len()).filter(|i| self.flows[*i].state == State::Open).collect();
+        open.truncate(among);
         let at_once = at_once.min(open.len());
         let mut next = open.iter().cycle();
         let mut left = count;

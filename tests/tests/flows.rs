@@ -13,10 +13,12 @@ for_every_host! {
 
 fn hundreds_of_connections_made_by_hand_stand_and_echo(host: Kind) {
     let gateway = require!(host.start());
-    let plan = Plan { many: 300, packets: 3000, ..Plan::default() };
-    let [few, many] = measure(&gateway, plan);
-    assert_eq!((few.flows, many.flows), (plan.few, plan.many));
-    for figures in [few, many] {
+    let plan = Plan { many: 300, active: 100, packets: 3000, ..Plan::default() };
+    let [few, some, many] = measure(&gateway, plan);
+    assert_eq!((few.flows, few.active), (plan.few, plan.few));
+    assert_eq!((some.flows, some.active), (plan.many, plan.active));
+    assert_eq!((many.flows, many.active), (plan.many, plan.many));
+    for figures in [few, some, many] {
         assert!(figures.openings > 0.0 && figures.echoes > 0.0, "{figures:?}");
         assert!(figures.processor.is_finite() && figures.processor >= 0.0, "{figures:?}");
     }

@@ -20,6 +20,7 @@ const USAGE: &str = "\
 usage: nitrotap-test-flows [--stock PATH | --ours PATH]... [OPTIONS]
   --stock PATH   a gvproxy to measure      --ours PATH    a nitrotap to measure
   --flows N      connections (10000)       --few N        a few of them, to compare with (10)
+  --active N     how many of them are active while the others are idle, before all are (1000)
   --packets N    echoes to count (100000)  --size N       bytes of each (64)
   --opening N    openings at once (8)      --at-once N    echoes at once (64)
   --json         one JSON object per line instead of a table";
@@ -51,6 +52,7 @@ fn parse(words: &[String]) -> io::Result<Args> {
             "--stock" => args.gateways.push((Kind::Stock, value()?.into())),
             "--ours" => args.gateways.push((Kind::Ours, value()?.into())),
             "--flows" => plan.many = number(value()?)?,
+            "--active" => plan.active = number(value()?)?,
             "--few" => plan.few = number(value()?)?,
             "--packets" => plan.packets = number(value()?)?,
             "--size" => plan.size = number(value()?)?,
@@ -85,8 +87,17 @@ fn run(args: &Args) -> io::Result<()> {
     if !json {
         writeln!(
             out,
-            "{:>14} {:>7} {:>10} {:>8} {:>11} {:>9} {:>8} {:>10} {:>12}",
-            "gateway", "flows", "openings/s", "repeats", "memory MiB", "KiB/flow", "if used", "echoes/s", "us CPU/echo"
+            "{:>14} {:>7} {:>7} {:>10} {:>8} {:>11} {:>9} {:>8} {:>10} {:>12}",
+            "gateway",
+            "flows",
+            "active",
+            "openings/s",
+            "repeats",
+            "memory MiB",
+            "KiB/flow",
+            "if used",
+            "echoes/s",
+            "us CPU/echo"
         )?;
     }
     for (kind, program) in gateways {
@@ -100,19 +111,21 @@ fn run(args: &Args) -> io::Result<()> {
 }
 
 fn as_row(kind: Kind, figures: Figures) -> String {
-    let Figures { flows, openings, repeated, resident, resident_per_flow, used_per_flow, echoes, processor } = figures;
+    let Figures { flows, active, openings, repeated, resident, resident_per_flow, used_per_flow, echoes, processor } =
+        figures;
     let mebibytes = resident / (1 << 20);
     let (kibibytes, used) = (resident_per_flow / 1024.0, used_per_flow / 1024.0);
     let name = kind.name();
     format!(
-        "{name:>14} {flows:>7} {openings:>10.0} {repeated:>8} {mebibytes:>11} {kibibytes:>9.1} {used:>8.1} {echoes:>10.0} {processor:>12.2}"
+        "{name:>14} {flows:>7} {active:>7} {openings:>10.0} {repeated:>8} {mebibytes:>11} {kibibytes:>9.1} {used:>8.1} {echoes:>10.0} {processor:>12.2}"
     )
 }
 
 fn as_json(kind: Kind, figures: Figures, plan: Plan) -> String {
-    let Figures { flows, openings, repeated, resident, resident_per_flow, used_per_flow, echoes, processor } = figures;
+    let Figures { flows, active, openings, repeated, resident, resident_per_flow, used_per_flow, echoes, processor } =
+        figures;
     let (name, Plan { size, at_once, opening, .. }) = (kind.name(), plan);
     format!(
-        r#"{{"gateway":"{name}","flows":{flows},"openings_per_s":{openings:.1},"repeats":{repeated},"resident_bytes":{resident},"resident_bytes_per_flow":{resident_per_flow:.1},"resident_bytes_per_used_flow":{used_per_flow:.1},"echoes_per_s":{echoes:.1},"cpu_us_per_echo":{processor:.3},"size":{size},"at_once":{at_once},"opening":{opening}}}"#
+        r#"{{"gateway":"{name}","flows":{flows},"active":{active},"openings_per_s":{openings:.1},"repeats":{repeated},"resident_bytes":{resident},"resident_bytes_per_flow":{resident_per_flow:.1},"resident_bytes_per_used_flow":{used_per_flow:.1},"echoes_per_s":{echoes:.1},"cpu_us_per_echo":{processor:.3},"size":{size},"at_once":{at_once},"opening":{opening}}}"#
     )
 }
