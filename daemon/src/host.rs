@@ -248,12 +248,12 @@ async fn publish(config: &Config, handle: &Handle) -> Result<(), Error> {
 async fn serve_services(acceptor: socket::Acceptor, services: Services) {
     let mut clients = JoinSet::new();
     loop {
-        services.room().await;
+        let place = services.place().await;
         while clients.try_join_next().is_some() {}
         let (fd, peer) = listen::accept(&acceptor).await;
         let services = services.clone();
         if let Ok(stream) = HostStream::new(fd) {
-            clients.spawn(async move { services.serve(stream, peer.ip()).await });
+            clients.spawn(async move { services.serve(stream, peer.ip(), place).await });
         }
     }
 }
@@ -261,11 +261,11 @@ async fn serve_services(acceptor: socket::Acceptor, services: Services) {
 async fn serve_guests(mut guests: mpsc::Receiver<Guest>, services: Services) {
     let mut clients = JoinSet::new();
     while let Some(Guest { stream, address }) = guests.recv().await {
-        services.room().await;
+        let place = services.place().await;
         while clients.try_join_next().is_some() {}
         let services = services.clone();
         if let Ok(stream) = HostStream::new(stream) {
-            clients.spawn(async move { services.serve(stream, Some(IpAddr::V4(address))).await });
+            clients.spawn(async move { services.serve(stream, Some(IpAddr::V4(address)), place).await });
         }
     }
 }

@@ -100,7 +100,7 @@ impl LinkListener {
                     Ok(Outcome::Services(stream)) => {
                         drop((slot, seat));
                         if let Some(services) = services {
-                            services.serve(stream, peer.ip()).await;
+                            services.serve_or_turn_away(stream, peer.ip()).await;
                         }
                     }
                     Ok(Outcome::Refused) => tracing::debug!(%peer, "not a link: told so, and closed"),

@@ -1,7 +1,7 @@
 //! gvproxy's REST interface: forwards, DNS zones, leases, the switch's table, counters, tunnels.
 //!
 //! Owns: the connections of its clients. Driven by: hyper on tokio; asks the data thread through [`Handle`].
-//! Bounds: [`MAX_CONNECTIONS`], [`MAX_BODY`] bytes of a body, [`PATIENCE`] for a head and for a body.
+//! Bounds: [`MAX_CONNECTIONS`], [`MAX_BODY`] bytes of a body, [`PATIENCE`] for a head, a body and a client that does not read.
 //!
 //! Bodies, types and status codes are those of gvproxy 0.8.1, but for these:
 //! - a forward that exists is `proxy already running for tcp on :443`, and a port that is no number
@@ -15,6 +15,7 @@
 mod answer;
 mod forwarder;
 mod json;
+mod patient;
 mod tunnel;
 mod zones;
 
@@ -29,6 +30,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use patient::Patient;
 use std::{
     fmt,
     future::{Future, poll_fn},
@@ -37,15 +39,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    io::AsyncWriteExt as _,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
-/// Clients at a time; one more waits.
+/// Clients at a time. One more waits to be accepted, or is told that it is one too many where it shares a listener with links.
 const MAX_CONNECTIONS: usize = 64;
+
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 17\r\n\r\ntoo many clients\n";
 
 /// Longest body of a request, in bytes.
 const MAX_BODY: usize = 1 << 20;
 
-/// Longest wait for a request on an open connection, and for the body of one: gvproxy's `ReadTimeout`.
+/// Longest wait for a request on an open connection, for the body of one, and for a client to take its answer: gvproxy's
+/// `ReadTimeout`.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which part of the interface a client sees.
@@ -71,16 +80,25 @@ impl Services {
         Self { handle, names, scope, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
-    /// Waits until one more client could be served.
-    pub(crate) async fn room(&self) {
+    /// Waits until one more client can be served.
+    pub(crate) async fn place(&self) -> Place {
         // The semaphore is never closed.
-        let _ = self.places.acquire().await;
+        Place(Arc::clone(&self.places).acquire_owned().await.ok())
+    }
+
+    /// Serves one client at once, or says that it is one too many.
+    pub(crate) async fn serve_or_turn_away(&self, mut stream: HostStream, peer: Option<IpAddr>) {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return self.serve(stream, peer, Place(Some(place))).await;
+        }
+        tracing::warn!(limit = MAX_CONNECTIONS, "too many clients of the REST interface: one is turned away");
+        // It is gone in either case.
+        let _ = tokio::time::timeout(PATIENCE, stream.write_all(BUSY)).await;
     }
 
     /// Serves one client until it goes away, or its connection has become a tunnel. `peer` is what a remote without an
     /// address means.
-    pub(crate) async fn serve(&self, stream: HostStream, peer: Option<IpAddr>) {
-        let Ok(_place) = self.places.acquire().await else { return };
+    pub(crate) async fn serve(&self, stream: HostStream, peer: Option<IpAddr>, _place: Place) {
         let wanted: Arc<Mutex<Option<SocketAddrV4>>> = Arc::default();
         let service = service_fn(|request: Request<Incoming>| {
             let (services, wanted) = (self.clone(), Arc::clone(&wanted));
@@ -97,13 +115,13 @@ impl Services {
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).half_close(true).title_case_headers(true);
-        let mut connection = http.serve_connection(TokioIo::new(stream), service);
+        let mut connection = http.serve_connection(TokioIo::new(Patient::new(stream, PATIENCE)), service);
         let result = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
         let to = wanted.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (result, to) {
             (_, Some(to)) => {
                 let parts = connection.into_parts();
-                let mut stream = parts.io.into_inner();
+                let mut stream = parts.io.into_inner().into_inner();
                 stream.unread(&parts.read_buf);
                 tunnel::open(&self.handle, stream, to).await;
             }
@@ -166,6 +184,10 @@ impl fmt::Debug for Services {
         f.debug_struct("Services").field("scope", &self.scope).finish_non_exhaustive()
     }
 }
+
+/// One of the clients that are served at a time.
+#[derive(Debug)]
+pub(crate) struct Place(#[expect(dead_code, reason = "freed when dropped")] Option<OwnedSemaphorePermit>);
 
 /// What a request gets.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::{
     io::{Read as _, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream},
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 
 /// Sends `requests` one after the other on one connection, the last with an order to close, and gives all that comes back.
 async fn talk(services: &Services, peer: Option<IpAddr>, requests: &str) -> String {
@@ -15,7 +15,7 @@ async fn talk(services: &Services, peer: Option<IpAddr>, requests: &str) -> Stri
     theirs.set_nonblocking(true).unwrap();
     let mut theirs = tokio::net::UnixStream::from_std(theirs).unwrap();
     let mut answers = String::new();
-    let server = services.serve(HostStream::new(OwnedFd::from(ours)).unwrap(), peer);
+    let server = services.serve_or_turn_away(HostStream::new(OwnedFd::from(ours)).unwrap(), peer);
     let (mut from, mut to) = theirs.split();
     let client = async {
         // A server that has heard enough closes before the end.
@@ -170,7 +170,7 @@ async fn a_tunnel_begins_without_an_answer_and_loses_no_byte() {
         ours.set_nonblocking(true).unwrap();
         let request = "POST /tunnel?ip=192.168.127.2&port=22 HTTP/1.1\r\nHost: \r\n\r\nSSH-2.0-";
         theirs.write_all(format!("{before}{request}").as_bytes()).unwrap();
-        services.serve(HostStream::new(ours.into()).unwrap(), None).await;
+        services.serve_or_turn_away(HostStream::new(ours.into()).unwrap(), None).await;
         let Given::Tunnel(tunnel) = given.recv().unwrap() else { panic!("a tunnel was asked for") };
         assert_eq!((tunnel.to.to_string().as_str(), &tunnel.received[..]), ("192.168.127.2:22", &b"SSH-2.0-"[..]));
         theirs.write_all(b"later").unwrap();
@@ -186,4 +186,15 @@ async fn a_tunnel_begins_without_an_answer_and_loses_no_byte() {
         let heard = heard.rsplit("}\n").next().unwrap();
         assert_eq!(heard, "OKanswer", "nothing but OK comes before the guest's bytes");
     }
+}
+
+#[tokio::test]
+async fn one_client_too_many_is_sent_away_and_not_kept() {
+    let (services, _given) = services(Scope::All);
+    let all = services.places.clone().acquire_many_owned(MAX_CONNECTIONS as u32).await.unwrap();
+    let answer = talk(&services, None, "").await;
+    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\ntoo many clients\n"), "{answer}");
+    drop(all);
+    assert_eq!(ask(&services, "GET", "/leases", "").await.0, 200);
 }
