@@ -5,12 +5,13 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: tests/peers.sh gvproxy|vm|tools|all
+usage: tests/peers.sh gvproxy|vm|tools|rivals|all
 
   gvproxy  the host gateway enclaves use today
   vm       what the microVM test boots: qemu, a kernel with its vsock modules, a static busybox,
            vhost-device-vsock (built with cargo); x86_64 only
   tools    curl, iperf3, wrk, nginx, ping, ip, ps
+  rivals   what tests/bench/rivals.sh compares with: pasta, slirp4netns, haproxy
   all      everything above
 
 Files go into $NITROTAP_PEERS, by default target/peers of this repository. What is there already is kept, so a second
@@ -24,8 +25,8 @@ TEXT
 
 main() {
     case "${1:-}" in
-        gvproxy | vm | tools) "get_$1" ;;
-        all) get_gvproxy; get_vm; get_tools ;;
+        gvproxy | vm | tools | rivals) "get_$1" ;;
+        all) get_gvproxy; get_vm; get_tools; get_rivals ;;
         -h | --help | help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
@@ -137,6 +138,10 @@ get_vhost_device_vsock() {
 
 get_tools() {
     packages tools curl:curl iperf3:iperf3 wrk:wrk nginx:nginx-light ping:iputils-ping ip:iproute2 ps:procps
+}
+
+get_rivals() {
+    packages rivals pasta:passt slirp4netns:slirp4netns haproxy:haproxy perl:perl-base
 }
 
 # packages VERB COMMAND:PACKAGE... installs the packages of the commands that are missing.
