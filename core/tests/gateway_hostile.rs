@@ -9,7 +9,7 @@ use nitrotap_core::{
     time::Instant,
 };
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -143,7 +143,7 @@ fn a_session_that_the_world_began_before_its_guest_was_known_gets_its_answers() 
     let mut gateway = gateway();
     let port = link(&mut gateway, 7);
     let client: SocketAddr = ([198, 51, 100, 4], 9999).into();
-    let session = gateway.open_session(NOW, SocketAddrV4::new(GUEST.into(), 5000), client).unwrap();
+    let session = gateway.open_session(NOW, (GUEST, 5000).into(), client).unwrap();
     gateway.handle_datagram(NOW, session, b"hello");
     let asked = frames(&mut gateway, port);
     assert_eq!(asked[0][12..14], [8, 6], "it is asked for");

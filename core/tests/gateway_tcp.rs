@@ -15,7 +15,7 @@ use smoltcp::{
     time::Instant as SmolInstant,
     wire::{EthernetAddress, IpCidr, Ipv4Address},
 };
-use std::{collections::VecDeque, net::SocketAddrV4, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 const GUEST: [u8; 4] = [192, 168, 127, 2];
 const GATEWAY: [u8; 4] = [192, 168, 127, 1];
@@ -134,7 +134,7 @@ impl World {
         while let Some(output) = self.gateway.poll_output() {
             match output {
                 Output::Dial { flow, target, guest } => {
-                    assert_eq!(guest.ip().octets(), GUEST);
+                    assert_eq!(guest.ip(), std::net::IpAddr::from(GUEST));
                     self.dials.push_back((flow, target));
                 }
                 Output::Closed { flow, how } => self.closed.push((flow, how)),
@@ -327,14 +327,14 @@ fn a_connection_to_a_guest_finds_it_by_arp_and_is_refused_by_it() {
     let mut world = World::new(1500);
     let listening = world.socket(4096);
     world.guest(listening).listen(443).unwrap();
-    let flow = world.gateway.connect(world.now, SocketAddrV4::new(GUEST.into(), 443)).unwrap();
+    let flow = world.gateway.connect(world.now, SocketAddr::from((GUEST, 443))).unwrap();
     world.until("established", |world| world.status(flow).established);
-    let refused = world.gateway.connect(world.now, SocketAddrV4::new(GUEST.into(), 444)).unwrap();
+    let refused = world.gateway.connect(world.now, SocketAddr::from((GUEST, 444))).unwrap();
     world.until("refused", |world| world.closed.contains(&(refused, Closed::Reset)));
-    let nobody = world.gateway.connect(world.now, SocketAddrV4::new([192, 168, 127, 77].into(), 1)).unwrap();
+    let nobody = world.gateway.connect(world.now, SocketAddr::from(([192, 168, 127, 77], 1))).unwrap();
     world.until("nobody there", |world| world.closed.contains(&(nobody, Closed::Unreachable)));
     for wrong in [GATEWAY, [192, 168, 127, 254], [192, 168, 127, 255], [10, 0, 0, 1]] {
-        assert!(world.gateway.connect(world.now, SocketAddrV4::new(wrong.into(), 1)).is_err());
+        assert!(world.gateway.connect(world.now, SocketAddr::from((wrong, 1))).is_err());
     }
 }
 
@@ -344,7 +344,7 @@ fn a_guest_gets_nothing_behind_its_first_segment_before_that_is_answered() {
     let mut world = World::new(1500);
     let listening = world.socket(65_536);
     world.guest(listening).listen(443).unwrap();
-    let flow = world.gateway.connect(world.now, SocketAddrV4::new(GUEST.into(), 443)).unwrap();
+    let flow = world.gateway.connect(world.now, SocketAddr::from((GUEST, 443))).unwrap();
     world.until("established", |world| world.status(flow).established);
     let sent = pattern(20_000, 3);
     assert_eq!(world.status(flow).room, 1460);
@@ -358,7 +358,7 @@ fn a_guest_gets_nothing_behind_its_first_segment_before_that_is_answered() {
     // A guest that speaks first has the connection.
     let listening = world.socket(65_536);
     world.guest(listening).listen(444).unwrap();
-    let flow = world.gateway.connect(world.now, SocketAddrV4::new(GUEST.into(), 444)).unwrap();
+    let flow = world.gateway.connect(world.now, SocketAddr::from((GUEST, 444))).unwrap();
     world.until("established", |world| world.guest(listening).state() == tcp::State::Established);
     world.guest(listening).send_slice(b"220 ready").unwrap();
     world.until("a greeting", |world| world.status(flow).received == 9);

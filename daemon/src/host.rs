@@ -33,7 +33,7 @@ use pid_file::PidFile;
 use sd_notify::NotifyState;
 use services::{Scope, Services};
 use socket::Bound;
-use std::{net::IpAddr, os::fd::OwnedFd, process::ExitCode, time::Duration};
+use std::{os::fd::OwnedFd, process::ExitCode, time::Duration};
 use stream::HostStream;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -265,7 +265,7 @@ async fn serve_guests(mut guests: mpsc::Receiver<Guest>, services: Services) {
         while clients.try_join_next().is_some() {}
         let services = services.clone();
         if let Ok(stream) = HostStream::new(stream) {
-            clients.spawn(async move { services.serve(stream, Some(IpAddr::V4(address)), place).await });
+            clients.spawn(async move { services.serve(stream, Some(address), place).await });
         }
     }
 }

@@ -24,14 +24,14 @@ use super::{
     switch::{Learning, Switch},
     tcp::{Context, FlowKey, FlowStatus, Refused, Tcp, TcpConfig},
     tenant::Tenants,
-    wire::{self, ACK, ETHERNET, ICMP, IPV4, Ipv4, RST, SYN, Segment, UDP, Unreachable},
+    wire::{self, ACK, ETHERNET, ICMP, Ip, RST, SYN, Segment, UDP, Unreachable},
 };
 use crate::{
     frame::{Framing, MIN_FRAME},
     time::Instant,
 };
 use core::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, IpProtocol};
@@ -95,7 +95,7 @@ pub enum DialError {
 pub enum OpenError {
     /// No address of a guest.
     #[error("{0} is not the address of a guest in the virtual network")]
-    NotAGuest(Ipv4Addr),
+    NotAGuest(IpAddr),
     /// A limit is reached; the counters say which.
     #[error("a limit of the gateway is reached")]
     Limit,
@@ -107,7 +107,9 @@ struct DnsClient {
     asked: Instant,
     port: PortId,
     mac: [u8; 6],
-    address: (Ipv4Addr, u16),
+    address: (IpAddr, u16),
+    /// The gateway's address that was asked.
+    server: IpAddr,
 }
 
 /// Questions over UDP of one link that may wait for their answers: what a resolver inside has under way, and no more than

@@ -1,4 +1,5 @@
-//! Where a guest's IP address is: learned from its ARP and DHCP, and asked for when it is needed (RFC 826).
+//! Where a guest's IP address is: learned from its ARP, neighbour discovery and DHCP, and asked for
+//! when it is needed (RFC 826, RFC 4861 section 7.2).
 //!
 //! Owns: addresses and who waits for them. Driven by: the machine. Drain: [`Neighbours::due`] at [`Neighbours::next`].
 //! An address stays with the link that uses it, as on the switch: another link gets it when that one is gone, when it was
@@ -12,7 +13,7 @@ use super::{
     port::{PortId, Ports},
 };
 use crate::time::Instant;
-use core::{net::Ipv4Addr, time::Duration};
+use core::{net::IpAddr, time::Duration};
 use std::collections::BTreeMap;
 
 /// Addresses remembered.
@@ -50,7 +51,7 @@ struct Asked {
 #[derive(Debug)]
 pub(super) enum Due {
     /// Ask for it.
-    Ask(Ipv4Addr),
+    Ask(IpAddr),
     /// Nobody has it.
     Failed(Vec<Waiter>),
 }
@@ -59,8 +60,8 @@ pub(super) enum Due {
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     /// Where each is, and when that was last said.
-    known: BTreeMap<Ipv4Addr, (Neighbour, Instant)>,
-    asked: BTreeMap<Ipv4Addr, Asked>,
+    known: BTreeMap<IpAddr, (Neighbour, Instant)>,
+    asked: BTreeMap<IpAddr, Asked>,
 }
 
 impl Neighbours {
@@ -70,7 +71,7 @@ impl Neighbours {
         &mut self,
         now: Instant,
         ports: &Ports,
-        address: Ipv4Addr,
+        address: IpAddr,
         new: Neighbour,
         leased: bool,
     ) -> Result<Vec<Waiter>, Spoofed> {
@@ -91,16 +92,16 @@ impl Neighbours {
     }
 
     /// Whether `address` belongs to somebody whom `port` may not speak for.
-    pub(super) fn is_elsewhere(&self, ports: &Ports, address: Ipv4Addr, port: PortId) -> bool {
+    pub(super) fn is_elsewhere(&self, ports: &Ports, address: IpAddr, port: PortId) -> bool {
         self.known.get(&address).is_some_and(|(known, _)| !ports.may_take_over(known.port, port))
     }
 
-    pub(super) fn find(&self, address: Ipv4Addr) -> Option<Neighbour> {
+    pub(super) fn find(&self, address: IpAddr) -> Option<Neighbour> {
         self.known.get(&address).map(|(neighbour, _)| *neighbour)
     }
 
     /// Waits for `address`; `true` if it is to be asked for now. `Err` gives the waiter back: too many wait.
-    pub(super) fn wait(&mut self, now: Instant, address: Ipv4Addr, waiter: Waiter) -> Result<bool, Waiter> {
+    pub(super) fn wait(&mut self, now: Instant, address: IpAddr, waiter: Waiter) -> Result<bool, Waiter> {
         if let Some(asked) = self.asked.get_mut(&address) {
             if asked.waiters.len() >= MAX_WAITING {
                 return Err(waiter);
@@ -145,7 +146,7 @@ pub(super) struct Spoofed;
 mod tests {
     use super::*;
 
-    const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
+    const GUEST: IpAddr = IpAddr::V4(core::net::Ipv4Addr::new(192, 168, 127, 2));
 
     #[test]
     fn an_address_is_asked_for_three_times_and_then_given_up() {
@@ -185,7 +186,8 @@ mod tests {
         for host in 0..=255 {
             for _ in 0..300 {
                 let waiter = Waiter::Datagram(SessionId::from_u64(1), vec![0; 10]);
-                kept += usize::from(neighbours.wait(Instant::ZERO, [10, 0, 0, host].into(), waiter).is_ok());
+                let address = IpAddr::from([10, 0, 0, host]);
+                kept += usize::from(neighbours.wait(Instant::ZERO, address, waiter).is_ok());
             }
         }
         assert_eq!(kept, MAX_ASKED * MAX_WAITING);

@@ -1,7 +1,7 @@
 //! What the gateway asks of its driver.
 
 use super::{arena::Id, port::PortId};
-use core::net::{SocketAddr, SocketAddrV4};
+use core::net::SocketAddr;
 use std::collections::VecDeque;
 
 /// A TCP connection with a guest, from its SYN to its end.
@@ -71,7 +71,7 @@ pub enum Output {
         /// Where to.
         target: Target,
         /// The guest that asks.
-        guest: SocketAddrV4,
+        guest: SocketAddr,
     },
     /// Something of a connection has changed: look at its [`super::FlowStatus`].
     Flow(FlowId),

@@ -12,12 +12,14 @@ use super::{
     neighbour::Spoofed,
     output::{Output, Outputs, SessionId},
     port::{PortId, Ports},
+    tcp::hash_pair,
     tenant::{Refusal, Tenants},
     timers::{Scheduled, Timers},
 };
 use crate::time::Instant;
 use core::{
-    net::{Ipv4Addr, SocketAddr},
+    hash::{Hash, Hasher},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 use foldhash::fast::FixedState;
@@ -45,12 +47,19 @@ pub enum Kind {
 }
 
 /// The addresses of a session, and whose it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SessionKey {
     pub(super) tenant: u32,
     pub(super) kind: Kind,
-    pub(super) guest: (Ipv4Addr, u16),
-    pub(super) remote: (Ipv4Addr, u16),
+    pub(super) guest: (IpAddr, u16),
+    pub(super) remote: (IpAddr, u16),
+}
+
+impl Hash for SessionKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_pair(state, self.tenant, self.guest, self.remote);
+        self.kind.hash(state);
+    }
 }
 
 #[derive(Debug)]
@@ -182,7 +191,7 @@ impl Sessions {
     }
 
     /// A key that no session has, for one that the world begins at `from`.
-    pub(super) fn free_key(&mut self, tenant: u32, from: Ipv4Addr, guest: (Ipv4Addr, u16)) -> Option<SessionKey> {
+    pub(super) fn free_key(&mut self, tenant: u32, from: IpAddr, guest: (IpAddr, u16)) -> Option<SessionKey> {
         for _ in EPHEMERAL.0..=EPHEMERAL.1 {
             let port = self.next_port;
             self.next_port = if port >= EPHEMERAL.1 { EPHEMERAL.0 } else { port + 1 };
@@ -255,7 +264,7 @@ mod tests {
     }
 
     fn key(tenant: u32, port: u16, remote_port: u16) -> SessionKey {
-        let guest = Ipv4Addr::new(192, 168, 127, 2);
+        let guest = IpAddr::from([192, 168, 127, 2]);
         SessionKey { tenant, kind: Kind::Udp, guest: (guest, port), remote: ([9, 9, 9, 9].into(), remote_port) }
     }
 

@@ -20,12 +20,13 @@ use super::{
     port::{PortId, Ports},
     tenant::{Refusal, Tenants},
     timers::{Scheduled, Timers},
-    wire::{self, ACK, ETHERNET, IPV4, RST, SYN, Segment, TCP, Unreachable},
+    wire::{self, ACK, ETHERNET, RST, SYN, Segment, TCP, Unreachable},
 };
 use crate::time::Instant;
 use budget::Budget;
 use core::{
-    net::{Ipv4Addr, SocketAddrV4},
+    hash::{Hash, Hasher},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 use device::Emit;
@@ -37,12 +38,34 @@ use time_wait::{Last, TimeWait};
 
 pub(super) use budget::SMALLEST;
 
-/// The addresses of a connection, and whose it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The addresses of a connection, and whose it is. Both are of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FlowKey {
     pub(super) tenant: u32,
-    pub(super) guest: (Ipv4Addr, u16),
-    pub(super) remote: (Ipv4Addr, u16),
+    pub(super) guest: (IpAddr, u16),
+    pub(super) remote: (IpAddr, u16),
+}
+
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_pair(state, self.tenant, self.guest, self.remote);
+    }
+}
+
+/// Hashes two ends and whose they are in as few words as there are, for every packet: two of IPv4, five of IPv6.
+pub(super) fn hash_pair<H: Hasher>(state: &mut H, tenant: u32, guest: (IpAddr, u16), remote: (IpAddr, u16)) {
+    let ports = u64::from(guest.1) << 16 | u64::from(remote.1);
+    state.write_u64(u64::from(tenant) << 32 | ports);
+    match (guest.0, remote.0) {
+        (IpAddr::V4(guest), IpAddr::V4(remote)) => {
+            state.write_u64(u64::from(guest.to_bits()) << 32 | u64::from(remote.to_bits()));
+        }
+        (guest, remote) => {
+            for address in [guest, remote] {
+                state.write_u128(wire::v6(address).to_bits());
+            }
+        }
+    }
 }
 
 /// What the table is told once.
@@ -125,7 +148,7 @@ pub(super) struct Tcp {
     budget: Budget,
     dirty: VecDeque<Id>,
     /// Connections whose link is gone, by whose they are and their guest: until it is heard of, what they send is lost.
-    adrift: BTreeSet<(u32, Ipv4Addr, Id)>,
+    adrift: BTreeSet<(u32, IpAddr, Id)>,
     scratch: Box<[u8]>,
     rng: fastrand::Rng,
     next_port: u16,
@@ -202,7 +225,7 @@ impl Tcp {
             Phase::Open(flow) => {
                 let place = Place { port: entry.port, mac };
                 ctx.counters.tcp_segments_in += 1;
-                with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| {
+                with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
                     flow.receive(now, packet, emit)
                 });
                 if reset && matches!(flow.socket().state(), State::Closed | State::Listen) {
@@ -292,7 +315,9 @@ impl Tcp {
                 flow.socket_mut().abort();
                 let place = Place { port: entry.port, mac: entry.mac };
                 // Where there is no room for the reset, the guest gets one for its next segment.
-                with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| flow.send(now, emit));
+                with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
+                    flow.send(now, emit)
+                });
                 ctx.counters.tcp_resets_out += 1;
             }
         }
@@ -362,7 +387,7 @@ impl Tcp {
         ctx.out.push_back(Output::Closed { flow: FlowId(id), how });
     }
 
-    fn free_key(&mut self, tenant: u32, from: Ipv4Addr, guest: (Ipv4Addr, u16)) -> Option<FlowKey> {
+    fn free_key(&mut self, tenant: u32, from: IpAddr, guest: (IpAddr, u16)) -> Option<FlowKey> {
         let ports = EPHEMERAL.1 - EPHEMERAL.0;
         for _ in 0..=ports {
             let port = self.next_port;
@@ -375,9 +400,10 @@ impl Tcp {
         None
     }
 
-    fn bare(&self, ctx: &mut Context<'_>, port: PortId, mac: [u8; 6], fill: impl FnOnce(&mut [u8])) {
-        if let Some(slot) = ctx.ports.slot(port, ETHERNET + IPV4 + TCP) {
-            wire::ethernet(slot, mac, self.config.mac, wire::ETHERTYPE_IPV4);
+    /// Room for a packet to `guest` with a segment that has neither options nor payload.
+    fn bare(&self, ctx: &mut Context<'_>, port: PortId, mac: [u8; 6], guest: IpAddr, fill: impl FnOnce(&mut [u8])) {
+        if let Some(slot) = ctx.ports.slot(port, ETHERNET + wire::head(guest) + TCP) {
+            wire::ethernet(slot, mac, self.config.mac, wire::ethertype(guest));
             fill(&mut slot[ETHERNET..]);
         }
     }
@@ -424,13 +450,24 @@ fn with_emit<R>(
     scratch: &mut [u8],
     ctx: &mut Context<'_>,
     place: Place,
-    mtu: usize,
+    (guest, mtu): (IpAddr, usize),
     f: impl FnOnce(&mut Emit<'_>) -> R,
 ) -> R {
     let queue = place.port.and_then(|port| ctx.ports.get_mut(port)).map(|port| &mut port.queue);
     let (destination, source) = (place.mac, config.mac);
-    let mut emit =
-        Emit { queue, destination, source, mtu, scratch, last: (0, 0), exhausted: false, packets: 0, bytes: 0 };
+    let ethertype = wire::ethertype(guest);
+    let mut emit = Emit {
+        queue,
+        destination,
+        source,
+        ethertype,
+        mtu,
+        scratch,
+        last: (0, 0),
+        exhausted: false,
+        packets: 0,
+        bytes: 0,
+    };
     let result = f(&mut emit);
     let (packets, bytes) = (emit.packets, emit.bytes);
     if packets > 0
@@ -444,8 +481,4 @@ fn with_emit<R>(
 
 const fn is_open(state: State) -> bool {
     !matches!(state, State::Listen | State::SynSent | State::SynReceived)
-}
-
-fn parse_segment(packet: &[u8]) -> Option<Segment> {
-    Segment::parse(wire::Ipv4::parse(packet)?.payload)
 }

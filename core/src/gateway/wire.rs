@@ -1,14 +1,20 @@
-//! Packets that the gateway itself writes, and the heads of those it reads: IPv4, UDP, ICMP, TCP resets.
+//! Packets that the gateway itself writes, and the heads of those it reads: IPv4, IPv6, UDP, ICMP, TCP resets.
 //!
 //! Owns: nothing. Driven by: the machine.
 
+mod error;
+
+pub(super) use error::{Unreachable, unreachable};
+
 use crate::offload::checksum;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Bytes of an Ethernet header without a VLAN tag.
 pub(super) const ETHERNET: usize = 14;
 /// Bytes of an IPv4 header without options.
 pub(super) const IPV4: usize = 20;
+/// Bytes of an IPv6 header.
+pub(super) const IPV6: usize = 40;
 /// Bytes of a UDP header.
 pub(super) const UDP: usize = 8;
 /// Bytes of an ICMP echo or error header.
@@ -19,9 +25,11 @@ pub(super) const TCP: usize = 20;
 pub(super) const PROTO_ICMP: u8 = 1;
 pub(super) const PROTO_TCP: u8 = 6;
 pub(super) const PROTO_UDP: u8 = 17;
+pub(super) const PROTO_ICMPV6: u8 = 58;
 
 pub(super) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 pub(super) const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+pub(super) const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// TCP flags (RFC 9293 section 3.1).
 pub(super) const FIN: u8 = 0x01;
@@ -29,13 +37,13 @@ pub(super) const SYN: u8 = 0x02;
 pub(super) const RST: u8 = 0x04;
 pub(super) const ACK: u8 = 0x10;
 
-/// An IPv4 packet, checked as far as the gateway relies on it.
+/// A packet of either family, checked as far as the gateway relies on it. One of IPv6 has no extension headers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ipv4<'p> {
+pub(super) struct Ip<'p> {
     /// The whole packet, without what an Ethernet frame may carry behind it.
     pub(super) packet: &'p [u8],
-    pub(super) source: Ipv4Addr,
-    pub(super) destination: Ipv4Addr,
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
     pub(super) protocol: u8,
     pub(super) payload: &'p [u8],
     /// More fragments follow, or this is not the first.
@@ -43,10 +51,10 @@ pub(super) struct Ipv4<'p> {
     pub(super) dont_fragment: bool,
 }
 
-impl<'p> Ipv4<'p> {
-    /// `None` if version, header length or total length make no sense. The header checksum is not looked at: the link is
-    /// a local stream, and stock gvproxy does not look either (`RXChecksumOffload`).
-    pub(super) fn parse(bytes: &'p [u8]) -> Option<Self> {
+impl<'p> Ip<'p> {
+    /// An IPv4 packet. `None` if version, header length or total length make no sense. The header checksum is not looked
+    /// at: the link is a local stream, and stock gvproxy does not look either (`RXChecksumOffload`).
+    pub(super) fn parse_v4(bytes: &'p [u8]) -> Option<Self> {
         let first = *bytes.first()?;
         let head = usize::from(first & 0xf) * 4;
         if first >> 4 != 4 || head < IPV4 || bytes.len() < head {
@@ -60,8 +68,8 @@ impl<'p> Ipv4<'p> {
         let offset = be16(packet, 6);
         Some(Self {
             packet,
-            source: address(packet, 12),
-            destination: address(packet, 16),
+            source: address_v4(packet, 12).into(),
+            destination: address_v4(packet, 16).into(),
             protocol: packet[9],
             payload: &packet[head..],
             fragment: offset & 0x3fff != 0,
@@ -116,8 +124,8 @@ pub(super) const DEFAULT_MSS: usize = 536;
 
 /// Bytes of payload that the sender of a SYN takes in a segment.
 pub(super) fn maximum_segment(packet: &[u8]) -> usize {
-    let named = Ipv4::parse(packet).and_then(|packet| {
-        let mut options = packet.payload.get(TCP..usize::from(packet.payload.get(12)? >> 4) * 4)?;
+    let named = packet.get(header_len(packet)..).and_then(|segment| {
+        let mut options = segment.get(TCP..usize::from(segment.get(12)? >> 4) * 4)?;
         loop {
             options = match *options {
                 [1, ref rest @ ..] => rest,
@@ -131,6 +139,15 @@ pub(super) fn maximum_segment(packet: &[u8]) -> usize {
     named.unwrap_or(DEFAULT_MSS)
 }
 
+/// Finishes an error of [`unreachable`] from and to these addresses; gives its protocol.
+pub(super) fn finish_error(message: &mut [u8], source: IpAddr, destination: IpAddr) -> u8 {
+    if destination.is_ipv4() {
+        return PROTO_ICMP;
+    }
+    icmpv6(message, source, destination);
+    PROTO_ICMPV6
+}
+
 /// Writes an Ethernet header.
 pub(super) fn ethernet(frame: &mut [u8], destination: [u8; 6], source: [u8; 6], kind: [u8; 2]) {
     frame[..6].copy_from_slice(&destination);
@@ -138,8 +155,41 @@ pub(super) fn ethernet(frame: &mut [u8], destination: [u8; 6], source: [u8; 6], 
     frame[12..14].copy_from_slice(&kind);
 }
 
-/// Writes an IPv4 header without options into the first 20 bytes of a packet that is as long as `packet`.
-pub(super) fn ipv4(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr, protocol: u8) {
+/// Bytes of the header that [`ip`] writes in front of what goes to `address`.
+pub(super) const fn head(address: IpAddr) -> usize {
+    match address {
+        IpAddr::V4(_) => IPV4,
+        IpAddr::V6(_) => IPV6,
+    }
+}
+
+/// The type of frames with packets for `address`.
+pub(super) const fn ethertype(address: IpAddr) -> [u8; 2] {
+    match address {
+        IpAddr::V4(_) => ETHERTYPE_IPV4,
+        IpAddr::V6(_) => ETHERTYPE_IPV6,
+    }
+}
+
+/// Bytes of the header of a packet of either family, options of IPv4 included; extension headers of IPv6 are not looked for.
+fn header_len(packet: &[u8]) -> usize {
+    match packet.first() {
+        Some(first) if first >> 4 == 6 => IPV6,
+        Some(first) => usize::from(first & 0xf) * 4,
+        None => 0,
+    }
+}
+
+/// Writes the header without options into the first bytes of a packet that is as long as `packet`, [`head`] of them. The
+/// two addresses are of one family.
+pub(super) fn ip(packet: &mut [u8], source: IpAddr, destination: IpAddr, protocol: u8) {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => ipv4(packet, source, destination, protocol),
+        (source, destination) => ipv6(packet, v6(source), v6(destination), protocol),
+    }
+}
+
+fn ipv4(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr, protocol: u8) {
     let total = (packet.len() as u16).to_be_bytes();
     // Identification 0 with "don't fragment": an atomic datagram (RFC 6864 section 4.1).
     packet[..IPV4]
@@ -150,20 +200,57 @@ pub(super) fn ipv4(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr, p
     packet[10..12].copy_from_slice(&sum);
 }
 
+fn ipv6(packet: &mut [u8], source: Ipv6Addr, destination: Ipv6Addr, protocol: u8) {
+    let len = ((packet.len() - IPV6) as u16).to_be_bytes();
+    packet[..8].copy_from_slice(&[0x60, 0, 0, 0, len[0], len[1], protocol, 64]);
+    packet[8..24].copy_from_slice(&source.octets());
+    packet[24..40].copy_from_slice(&destination.octets());
+}
+
+/// An address in the longer form; two of a packet are always of one family.
+pub(super) const fn v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
+/// The sum of the pseudo-header of a payload of `len` bytes (RFC 9293 section 3.1, RFC 8200 section 8.1).
+pub(super) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> u64 {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            checksum::pseudo_header_v4(source.octets(), destination.octets(), protocol, len as u16)
+        }
+        (source, destination) => {
+            let sum = checksum::add(checksum::add(0, &v6(source).octets()), &v6(destination).octets());
+            let len = (len as u32).to_be_bytes();
+            checksum::add(sum, &[len[0], len[1], len[2], len[3], 0, 0, 0, protocol])
+        }
+    }
+}
+
 /// Writes the UDP header into `datagram`, whose payload is already there.
-pub(super) fn udp(datagram: &mut [u8], source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16)) {
-    let len = datagram.len() as u16;
+pub(super) fn udp(datagram: &mut [u8], source: (IpAddr, u16), destination: (IpAddr, u16)) {
+    let len = datagram.len();
     datagram[..2].copy_from_slice(&source.1.to_be_bytes());
     datagram[2..4].copy_from_slice(&destination.1.to_be_bytes());
-    datagram[4..6].copy_from_slice(&len.to_be_bytes());
+    datagram[4..6].copy_from_slice(&(len as u16).to_be_bytes());
     datagram[6..8].fill(0);
-    let pseudo = checksum::pseudo_header_v4(source.0.octets(), destination.0.octets(), PROTO_UDP, len);
+    let pseudo = pseudo_header(source.0, destination.0, PROTO_UDP, len);
     let sum = match checksum::finish(checksum::add(pseudo, datagram)) {
         // Zero would mean that there is no checksum (RFC 768).
         [0, 0] => [0xff, 0xff],
         sum => sum,
     };
     datagram[6..8].copy_from_slice(&sum);
+}
+
+/// Finishes an ICMPv6 message, whose checksum covers its addresses too (RFC 4443 section 2.3).
+pub(super) fn icmpv6(message: &mut [u8], source: IpAddr, destination: IpAddr) {
+    message[2..4].fill(0);
+    let pseudo = pseudo_header(source, destination, PROTO_ICMPV6, message.len());
+    let sum = checksum::finish(checksum::add(pseudo, message));
+    message[2..4].copy_from_slice(&sum);
 }
 
 /// Finishes an ICMP message: its checksum over all of `message`.
@@ -173,8 +260,8 @@ pub(super) fn icmp(message: &mut [u8]) {
     message[2..4].copy_from_slice(&sum);
 }
 
-/// Writes the segment that resets whoever sent `to` (RFC 9293 section 3.10.7.1); `packet` has [`IPV4`] and [`TCP`] bytes.
-pub(super) fn reset(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr, to: &Segment) {
+/// Writes the segment that resets whoever sent `to` (RFC 9293 section 3.10.7.1); `packet` has [`head`] and [`TCP`] bytes.
+pub(super) fn reset(packet: &mut [u8], source: IpAddr, destination: IpAddr, to: &Segment) {
     let (sequence, acknowledgement, flags) = if to.flags & ACK == 0 {
         (0, to.sequence.wrapping_add(to.sequence_len()), RST | ACK)
     } else {
@@ -194,15 +281,15 @@ pub(super) fn reset(packet: &mut [u8], source: Ipv4Addr, destination: Ipv4Addr, 
 /// Writes a segment without options and payload.
 pub(super) fn bare_segment(
     packet: &mut [u8],
-    source: (Ipv4Addr, u16),
-    destination: (Ipv4Addr, u16),
+    source: (IpAddr, u16),
+    destination: (IpAddr, u16),
     sequence: u32,
     acknowledgement: u32,
     flags: u8,
     window: u16,
 ) {
-    ipv4(packet, source.0, destination.0, PROTO_TCP);
-    let segment = &mut packet[IPV4..];
+    ip(packet, source.0, destination.0, PROTO_TCP);
+    let segment = &mut packet[head(source.0)..];
     segment.fill(0);
     segment[..2].copy_from_slice(&source.1.to_be_bytes());
     segment[2..4].copy_from_slice(&destination.1.to_be_bytes());
@@ -211,65 +298,38 @@ pub(super) fn bare_segment(
     segment[12] = 0x50;
     segment[13] = flags;
     segment[14..16].copy_from_slice(&window.to_be_bytes());
-    let pseudo = checksum::pseudo_header_v4(source.0.octets(), destination.0.octets(), PROTO_TCP, segment.len() as u16);
+    let pseudo = pseudo_header(source.0, destination.0, PROTO_TCP, segment.len());
     let sum = checksum::finish(checksum::add(pseudo, segment));
     segment[16..18].copy_from_slice(&sum);
 }
 
-/// What a `Destination Unreachable` says (RFC 792, RFC 1191, RFC 1812 section 5.2.7.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unreachable {
-    /// Code 0.
-    Network,
-    /// Code 1.
-    Host,
-    /// Code 3.
-    Port,
-    /// Code 4, with the MTU of the next hop.
-    FragmentationNeeded(u16),
-    /// Code 13: an administrator forbids it.
-    Prohibited,
-}
-
-/// An ICMP error about `packet`, as an ICMP message (RFC 792: the IP header and 8 bytes of what follows; RFC 1812 section
-/// 4.3.2.3 allows more, and Linux wants no more than this).
-pub(super) fn unreachable(packet: &[u8], why: Unreachable) -> Vec<u8> {
-    let (code, mtu) = match why {
-        Unreachable::Network => (0, 0),
-        Unreachable::Host => (1, 0),
-        Unreachable::Port => (3, 0),
-        Unreachable::FragmentationNeeded(mtu) => (4, mtu),
-        Unreachable::Prohibited => (13, 0),
-    };
-    let head = usize::from(packet.first().map_or(0, |b| b & 0xf)) * 4;
-    let quoted = &packet[..packet.len().min(head + 8)];
-    let mut message = vec![0; ICMP + quoted.len()];
-    message[0] = 3;
-    message[1] = code;
-    message[6..8].copy_from_slice(&mtu.to_be_bytes());
-    message[ICMP..].copy_from_slice(quoted);
-    icmp(&mut message);
-    message
-}
-
-/// Writes the checksums of an IPv4 packet with a TCP segment.
+/// Writes the checksums of a packet with a TCP segment.
 pub(super) fn finish_tcp(packet: &mut [u8]) {
-    let head = usize::from(packet[0] & 0xf) * 4;
-    packet[10..12].fill(0);
-    let sum = checksum::finish(checksum::add(0, &packet[..head]));
-    packet[10..12].copy_from_slice(&sum);
-    let (source, destination) = (address(packet, 12).octets(), address(packet, 16).octets());
+    let head = header_len(packet);
+    let (source, destination): (IpAddr, IpAddr) = if packet[0] >> 4 == 6 {
+        (address_v6(packet, 8).into(), address_v6(packet, 24).into())
+    } else {
+        packet[10..12].fill(0);
+        let sum = checksum::finish(checksum::add(0, &packet[..head]));
+        packet[10..12].copy_from_slice(&sum);
+        (address_v4(packet, 12).into(), address_v4(packet, 16).into())
+    };
     let segment = &mut packet[head..];
     segment[16..18].fill(0);
-    let pseudo = checksum::pseudo_header_v4(source, destination, PROTO_TCP, segment.len() as u16);
+    let pseudo = pseudo_header(source, destination, PROTO_TCP, segment.len());
     let sum = checksum::finish(checksum::add(pseudo, segment));
     segment[16..18].copy_from_slice(&sum);
 }
 
-/// Sequence and acknowledgement number of an IPv4 packet with a TCP segment.
+/// Sequence and acknowledgement number of a packet with a TCP segment.
 pub(super) fn sequence_numbers(packet: &[u8]) -> (u32, u32) {
-    let head = usize::from(packet[0] & 0xf) * 4;
+    let head = header_len(packet);
     (be32(packet, head + 4), be32(packet, head + 8))
+}
+
+/// The TCP segment of a packet of either family.
+pub(super) fn segment_of(packet: &[u8]) -> Option<Segment> {
+    Segment::parse(packet.get(header_len(packet)..)?)
 }
 
 pub(super) fn be16(bytes: &[u8], at: usize) -> u16 {
@@ -280,6 +340,12 @@ fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-fn address(bytes: &[u8], at: usize) -> Ipv4Addr {
+fn address_v6(bytes: &[u8], at: usize) -> Ipv6Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&bytes[at..at + 16]);
+    octets.into()
+}
+
+fn address_v4(bytes: &[u8], at: usize) -> Ipv4Addr {
     Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
 }

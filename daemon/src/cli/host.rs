@@ -22,7 +22,7 @@ use ipnet::Ipv4Net;
 use nitrotap_core::{gateway::policy::Rule, link::MacAddr};
 use publish::Publish;
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr},
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::PathBuf,
     process::ExitCode,
@@ -312,7 +312,7 @@ fn memory(text: &str) -> Result<u64, &'static str> {
 fn publish_local(local: &str, remote: &str) -> Result<Forward, &'static str> {
     let (udp, name) = local.strip_prefix("udp:").map_or((false, local), |rest| (true, rest));
     let address = socket_address(name).ok_or("expected [udp:]ADDR:PORT before the remote, such as 127.0.0.1:2222")?;
-    let to: SocketAddrV4 = remote.parse().map_err(|_| "expected IP:PORT as the remote, such as 192.168.127.2:22")?;
+    let to: SocketAddr = remote.parse().map_err(|_| "expected IP:PORT as the remote, such as 192.168.127.2:22")?;
     let local = if udp { Local::Udp(address) } else { Local::Tcp(address) };
     Ok(Forward { name: name.to_owned(), local, to, proxy_protocol: false })
 }

@@ -9,7 +9,7 @@ use nitrotap_core::frame::Framing;
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
@@ -51,7 +51,7 @@ pub(crate) struct Attach {
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(crate) stream: OwnedFd,
-    pub(crate) to: SocketAddrV4,
+    pub(crate) to: SocketAddr,
     /// Bytes that were already read from it.
     pub(crate) received: Vec<u8>,
 }
@@ -70,7 +70,7 @@ pub(crate) struct Forward {
     /// The text by which it is known: gvproxy lists and removes forwards by the very text that made them.
     pub(crate) name: String,
     pub(crate) local: Local,
-    pub(crate) to: SocketAddrV4,
+    pub(crate) to: SocketAddr,
     /// Send a PROXY protocol header (version 2) ahead of each TCP connection's bytes.
     pub(crate) proxy_protocol: bool,
 }
@@ -96,7 +96,7 @@ pub(crate) enum ExposeError {
     #[error("there are {0} forwards already; unexpose one first")]
     TooMany(usize),
     #[error("{0} is not in the virtual network")]
-    NotAGuest(SocketAddrV4),
+    NotAGuest(SocketAddr),
 }
 
 /// Numbers for `/stats`.

@@ -38,7 +38,7 @@ use poller::{News, Poller, Ready, Source};
 use session::SessionSocket;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{SocketAddr, SocketAddrV4},
+    net::SocketAddr,
     os::fd::OwnedFd,
     sync::Arc,
     thread,
@@ -50,7 +50,7 @@ pub(crate) struct Hooks {
     /// A question for the name server, with the number its answer must bear; false if it cannot be taken.
     pub(crate) ask: Box<dyn FnMut(u64, Vec<u8>) -> bool + Send>,
     /// A guest's connection to a service of the gateway, as a stream, and the guest; false if nobody takes it.
-    pub(crate) serve: Box<dyn FnMut(Target, SocketAddrV4, OwnedFd) -> bool + Send>,
+    pub(crate) serve: Box<dyn FnMut(Target, SocketAddr, OwnedFd) -> bool + Send>,
 }
 
 /// What the data thread is told once.

@@ -80,7 +80,7 @@ fn expose(forwards: &mut Vec<Forward>, forward: Forward) -> Result<SocketAddr, E
     if forwards.iter().any(|f| f.name == name && f.local.protocol() == protocol) {
         return Err(ExposeError::Exists { protocol, name });
     }
-    if *forward.to.ip() == std::net::Ipv4Addr::new(8, 8, 8, 8) {
+    if forward.to.ip() == std::net::Ipv4Addr::new(8, 8, 8, 8) {
         return Err(ExposeError::NotAGuest(forward.to));
     }
     forwards.push(forward);

@@ -16,7 +16,7 @@ use nitrotap_core::gateway::{
 };
 use std::{
     hash::{BuildHasher, RandomState},
-    net::Ipv4Addr,
+    net::IpAddr,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     sync::Arc,
@@ -44,7 +44,7 @@ pub(super) struct Running {
 pub(super) struct Guest {
     /// Non-blocking.
     pub(super) stream: OwnedFd,
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
 }
 
 /// Starts both; the name server on the runtime around this call.
@@ -63,7 +63,7 @@ pub(super) fn start(config: &Config, sources: &Sources) -> Result<Running, Error
         ask: Box::new(move |client, query| asked.try_query(client, Transport::Udp, query)),
         serve: Box::new(move |target, guest, stream| match target {
             Target::Dns => streams.try_send(stream).is_ok(),
-            Target::Services => to_services.try_send(Guest { stream, address: *guest.ip() }).is_ok(),
+            Target::Services => to_services.try_send(Guest { stream, address: guest.ip() }).is_ok(),
             Target::Address(_) => false,
         }),
     };

@@ -34,7 +34,7 @@ use patient::Patient;
 use std::{
     fmt,
     future::{Future, poll_fn},
-    net::{IpAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -99,7 +99,7 @@ impl Services {
     /// Serves one client until it goes away, or its connection has become a tunnel. `peer` is what a remote without an
     /// address means.
     pub(crate) async fn serve(&self, stream: HostStream, peer: Option<IpAddr>, _place: Place) {
-        let wanted: Arc<Mutex<Option<SocketAddrV4>>> = Arc::default();
+        let wanted: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
         let service = service_fn(|request: Request<Incoming>| {
             let (services, wanted) = (self.clone(), Arc::clone(&wanted));
             let answer = async move {
@@ -194,7 +194,7 @@ pub(crate) struct Place(#[expect(dead_code, reason = "freed when dropped")] Opti
 enum Routed {
     Answer(Answer),
     /// No answer: the connection becomes a tunnel.
-    Tunnel(SocketAddrV4),
+    Tunnel(SocketAddr),
 }
 
 /// hyper ends a connection without a word if the service fails, and a tunnel begins without a word.

@@ -11,10 +11,7 @@ use crate::{
     },
 };
 use nitrotap_core::gateway::policy::PolicyConfig;
-use std::{
-    net::{Ipv4Addr, SocketAddrV4},
-    path::Path,
-};
+use std::{net::Ipv4Addr, path::Path};
 
 /// A running gateway; ended on drop.
 #[derive(Debug)]
@@ -47,7 +44,7 @@ impl Gateway {
                 let forward = Forward {
                     name: publish.outside.to_string(),
                     local: Local::Tcp(publish.outside),
-                    to: SocketAddrV4::new(guest, publish.inside),
+                    to: (guest, publish.inside).into(),
                     proxy_protocol: false,
                 };
                 let cannot =

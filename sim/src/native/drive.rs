@@ -20,7 +20,7 @@ use nitrotap_core::gateway::{Closed, DialError, FlowId, Gateway, Handled, Output
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddrV4,
+    net::SocketAddr,
     rc::Rc,
     task::Poll,
 };
@@ -150,7 +150,7 @@ impl Driver {
             Order::Client(stream, to) => {
                 self.pay(self.host.costs.connect_ns).await;
                 let now = self.host.clock.now();
-                let opened = self.gateway.borrow_mut().connect(now, SocketAddrV4::new(ENCLAVE, to));
+                let opened = self.gateway.borrow_mut().connect(now, SocketAddr::from((ENCLAVE, to)));
                 match opened {
                     Ok(flow) => self.relay(flow, stream),
                     Err(_) => stream.abort(),

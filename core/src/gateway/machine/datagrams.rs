@@ -7,15 +7,15 @@ impl Gateway {
     ///
     /// # Errors
     /// [`OpenError`] if there is no such guest or no room.
-    pub fn open_session(&mut self, now: Instant, guest: SocketAddrV4, to: SocketAddr) -> Result<SessionId, OpenError> {
-        let address = *guest.ip();
+    pub fn open_session(&mut self, now: Instant, guest: SocketAddr, to: SocketAddr) -> Result<SessionId, OpenError> {
+        let address = guest.ip();
         if !self.is_guest(address) {
             return Err(OpenError::NotAGuest(address));
         }
         let place = self.neighbours.find(address);
         let tenant = place.and_then(|place| self.ports.get(place.port)).map_or(NOBODY, |port| port.tenant);
-        let key =
-            self.sessions.free_key(tenant, self.config.gateway, (address, guest.port())).ok_or(OpenError::Limit)?;
+        let gateway = self.gateway_for(address);
+        let key = self.sessions.free_key(tenant, gateway, (address, guest.port())).ok_or(OpenError::Limit)?;
         let place = place.map(|place| (place.port, place.mac));
         self.sessions.open(now, &mut self.tenants, &mut self.out, key, to, place).map_err(|refusal| {
             self.counters.refuse(refusal);
@@ -51,10 +51,8 @@ impl Gateway {
                     self.counters.malformed += 1;
                     return;
                 }
-                message[0] = 0;
                 message[4..6].copy_from_slice(&key.guest.1.to_be_bytes());
-                wire::icmp(&mut message);
-                self.send_ip((port, mac), key.remote.0, key.guest.0, wire::PROTO_ICMP, &message);
+                self.send_echo_reply((port, mac), key.remote.0, key.guest.0, message);
             }
         }
     }
@@ -65,7 +63,7 @@ impl Gateway {
         let found = self.neighbours.find(key.guest.0)?;
         let tenant = self.ports.get(found.port)?.tenant;
         let place = (found.port, found.mac);
-        let whose = tenant == key.tenant || key.remote.0 == self.config.gateway;
+        let whose = tenant == key.tenant || self.is_gateway(key.remote.0);
         (whose && self.sessions.resolved(&mut self.tenants, session, tenant, place)).then_some(place)
     }
 
@@ -74,34 +72,37 @@ impl Gateway {
         let Some(found) = self.sessions.get(session) else { return };
         let (key, Some((port, mac))) = (found.key, found.place) else { return };
         // The datagram is gone; what an error quotes of it is its addresses (RFC 792), which say whose it was.
-        let mut quoted = [0; IPV4 + UDP];
+        let head = wire::head(key.guest.0);
+        let mut quoted = vec![0; head + UDP];
+        let echo = echo(key.guest.0);
         match key.kind {
-            Kind::Udp => wire::udp(&mut quoted[IPV4..], key.guest, key.remote),
+            Kind::Udp => wire::udp(&mut quoted[head..], key.guest, key.remote),
             Kind::Ping => {
-                quoted[IPV4] = 8;
-                quoted[IPV4 + 4..IPV4 + 6].copy_from_slice(&key.guest.1.to_be_bytes());
+                quoted[head] = echo.request;
+                quoted[head + 4..head + 6].copy_from_slice(&key.guest.1.to_be_bytes());
             }
         }
-        let protocol = if key.kind == Kind::Udp { wire::PROTO_UDP } else { wire::PROTO_ICMP };
-        wire::ipv4(&mut quoted, key.guest.0, key.remote.0, protocol);
+        let protocol = if key.kind == Kind::Udp { wire::PROTO_UDP } else { echo.protocol };
+        wire::ip(&mut quoted, key.guest.0, key.remote.0, protocol);
+        let gateway = self.gateway_for(key.guest.0);
         let (from, why) = match error {
             SessionError::Refused => (key.remote.0, Unreachable::Port),
-            SessionError::HostUnreachable => (self.config.gateway, Unreachable::Host),
-            SessionError::NetworkUnreachable => (self.config.gateway, Unreachable::Network),
-            SessionError::Prohibited => (self.config.gateway, Unreachable::Prohibited),
-            SessionError::TooLong(mtu) => (self.config.gateway, Unreachable::FragmentationNeeded(mtu)),
+            SessionError::HostUnreachable => (gateway, Unreachable::Host),
+            SessionError::NetworkUnreachable => (gateway, Unreachable::Network),
+            SessionError::Prohibited => (gateway, Unreachable::Prohibited),
+            SessionError::TooLong(mtu) => (gateway, Unreachable::FragmentationNeeded(mtu)),
         };
         self.send_error((port, mac), from, key.guest.0, &quoted, why);
     }
 
     /// The answer to a question of [`Handled::Dns`].
     pub fn handle_dns_answer(&mut self, client: u64, answer: &[u8]) {
-        if let Some(DnsClient { port, mac, address, .. }) = self.dns_clients.remove(&client) {
-            self.send_udp((port, mac), (self.config.gateway, 53), address, answer);
+        if let Some(DnsClient { port, mac, address, server, .. }) = self.dns_clients.remove(&client) {
+            self.send_udp((port, mac), (server, 53), address, answer);
         }
     }
 
-    pub(super) fn handle_udp<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ipv4<'p>) -> Handled<'p> {
+    pub(super) fn handle_udp<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
         let payload = ip.payload;
         let (Some(head), Some(tenant)) = (payload.first_chunk::<UDP>(), self.ports.get(from.0).map(|port| port.tenant))
         else {
@@ -114,7 +115,7 @@ impl Gateway {
             self.counters.malformed += 1;
             return Handled::Done;
         };
-        if destination == 67 && (ip.destination == self.config.gateway || ip.destination.is_broadcast()) {
+        if destination == 67 && (ip.destination == self.config.gateway || ip.destination == Ipv4Addr::BROADCAST) {
             self.handle_dhcp(now, from, data);
             return Handled::Done;
         }
@@ -122,9 +123,9 @@ impl Gateway {
             self.counters.spoofed += 1;
             return Handled::Done;
         }
-        if ip.destination == self.config.gateway && destination == 53 {
+        if self.is_gateway(ip.destination) && destination == 53 {
             self.counters.dns_queries += 1;
-            let Some(client) = self.dns_client(now, from, (ip.source, source)) else {
+            let Some(client) = self.dns_client(now, from, (ip.source, source), ip.destination) else {
                 self.counters.dns_refused += 1;
                 return Handled::Done;
             };
@@ -136,7 +137,7 @@ impl Gateway {
         Handled::Datagram { session, kind: Kind::Udp, to, payload: Cow::Borrowed(data) }
     }
 
-    pub(super) fn handle_icmp<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ipv4<'p>) -> Handled<'p> {
+    pub(super) fn handle_icmp<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
         let payload = ip.payload;
         // Unlike TCP's and UDP's, gvproxy verifies this checksum too.
         if payload.len() < ICMP || !crate::offload::checksum::is_valid(crate::offload::checksum::add(0, payload)) {
@@ -148,17 +149,31 @@ impl Gateway {
             return Handled::Done;
         }
         if self.is_own(ip.destination) {
-            let mut reply = payload.to_vec();
-            reply[0] = 0;
-            wire::icmp(&mut reply);
-            self.send_ip(from, ip.destination, ip.source, wire::PROTO_ICMP, &reply);
+            self.send_echo_reply(from, ip.destination, ip.source, payload.to_vec());
             return Handled::Done;
         }
+        self.handle_ping(now, from, ip)
+    }
+
+    /// A ping of the world.
+    pub(super) fn handle_ping<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
+        let payload = ip.payload;
         let Some(tenant) = self.ports.get(from.0).map(|port| port.tenant) else { return Handled::Done };
         let identifier = wire::be16(payload, 4);
         let key = SessionKey { tenant, kind: Kind::Ping, guest: (ip.source, identifier), remote: (ip.destination, 0) };
         let Some((session, to)) = self.session(now, from, key, Proto::Icmp, ip) else { return Handled::Done };
         Handled::Datagram { session, kind: Kind::Ping, to, payload: Cow::Borrowed(payload) }
+    }
+
+    /// Makes the answer of an echo request, or of what has come back for one.
+    fn send_echo_reply(&mut self, to: (PortId, [u8; 6]), source: IpAddr, destination: IpAddr, mut message: Vec<u8>) {
+        let Echo { protocol, reply, .. } = echo(destination);
+        message[0] = reply;
+        match destination {
+            IpAddr::V4(_) => wire::icmp(&mut message),
+            IpAddr::V6(_) => wire::icmpv6(&mut message, source, destination),
+        }
+        self.send_ip(to, source, destination, protocol, &message);
     }
 
     /// The session of a guest's datagram, an old one or a new one.
@@ -168,7 +183,7 @@ impl Gateway {
         from: (PortId, [u8; 6]),
         key: SessionKey,
         proto: Proto,
-        ip: &Ipv4<'_>,
+        ip: &Ip<'_>,
     ) -> Option<(SessionId, SocketAddr)> {
         let Ok(known) = self.sessions.find(now, &self.ports, &key, from) else {
             self.counters.spoofed += 1;
@@ -181,15 +196,15 @@ impl Gateway {
                     Ok(Target::Address(to)) => to,
                     Ok(Target::Dns | Target::Services) | Err(NoTarget::Nobody) => {
                         // Broadcast and multicast get no errors (RFC 1122 section 3.2.2).
-                        if self.config.subnet.contains(&key.remote.0) && key.remote.0 != self.config.subnet.broadcast()
-                        {
+                        if self.is_inside(key.remote.0) && key.remote.0 != self.config.subnet.broadcast() {
                             self.send_error(from, key.remote.0, ip.source, ip.packet, Unreachable::Port);
                         }
                         return None;
                     }
                     Err(NoTarget::Denied) => {
-                        if !key.remote.0.is_multicast() && !key.remote.0.is_broadcast() {
-                            self.send_error(from, self.config.gateway, ip.source, ip.packet, Unreachable::Prohibited);
+                        if !key.remote.0.is_multicast() && key.remote.0 != Ipv4Addr::BROADCAST {
+                            let gateway = self.gateway_for(ip.source);
+                            self.send_error(from, gateway, ip.source, ip.packet, Unreachable::Prohibited);
                         }
                         return None;
                     }
@@ -207,7 +222,8 @@ impl Gateway {
         let to = self.sessions.get(session)?.to;
         let mtu = self.config.world_mtu;
         if ip.dont_fragment && ip.packet.len() > mtu.into() && !to.ip().is_loopback() {
-            self.send_error(from, self.config.gateway, ip.source, ip.packet, Unreachable::FragmentationNeeded(mtu));
+            let gateway = self.gateway_for(ip.source);
+            self.send_error(from, gateway, ip.source, ip.packet, Unreachable::FragmentationNeeded(mtu));
             return None;
         }
         self.counters.datagrams_in += 1;
@@ -223,10 +239,11 @@ impl Gateway {
         let Ok(Some(reply)) = self.dhcp.handle(now, data) else { return };
         // Only the link that asked: an answer to all would tell other enclaves, which may well use the same number.
         let to = if reply.broadcast { BROADCAST } else { reply.mac };
-        if reply.lease && self.is_guest(reply.yiaddr) && self.switch.find(now, mac) == Some(port) {
-            self.found(now, (port, mac), reply.yiaddr, true);
+        if reply.lease && self.is_guest(reply.yiaddr.into()) && self.switch.find(now, mac) == Some(port) {
+            self.found(now, (port, mac), reply.yiaddr.into(), true);
         }
-        self.send_udp((port, to), (self.config.gateway, 67), (reply.to, 68), &reply.payload);
+        let gateway = self.config.gateway.into();
+        self.send_udp((port, to), (gateway, 67), (reply.to.into(), 68), &reply.payload);
     }
 
     /// Whether a DHCP message is its sender's own affair: about the hardware address it comes from, which is known to be on
@@ -247,7 +264,8 @@ impl Gateway {
         &mut self,
         now: Instant,
         (port, mac): (PortId, [u8; 6]),
-        address: (Ipv4Addr, u16),
+        address: (IpAddr, u16),
+        server: IpAddr,
     ) -> Option<u64> {
         let clients = &mut self.dns_clients;
         let questions = &mut self.ports.get_mut(port)?.questions;
@@ -270,7 +288,22 @@ impl Gateway {
         let number = self.dns_number;
         self.dns_number += 1;
         questions.push_back(number);
-        clients.insert(number, DnsClient { asked: now, port, mac, address });
+        clients.insert(number, DnsClient { asked: now, port, mac, address, server });
         Some(number)
+    }
+}
+
+/// What an echo is called in the family of an address.
+struct Echo {
+    protocol: u8,
+    request: u8,
+    reply: u8,
+}
+
+/// RFC 792, RFC 4443 section 4.
+const fn echo(address: IpAddr) -> Echo {
+    match address {
+        IpAddr::V4(_) => Echo { protocol: wire::PROTO_ICMP, request: 8, reply: 0 },
+        IpAddr::V6(_) => Echo { protocol: wire::PROTO_ICMPV6, request: 128, reply: 129 },
     }
 }

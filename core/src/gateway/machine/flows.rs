@@ -26,14 +26,14 @@ impl Gateway {
     ///
     /// # Errors
     /// [`OpenError`] if it cannot even be tried.
-    pub fn connect(&mut self, now: Instant, guest: SocketAddrV4) -> Result<FlowId, OpenError> {
-        let address = *guest.ip();
+    pub fn connect(&mut self, now: Instant, guest: SocketAddr) -> Result<FlowId, OpenError> {
+        let address = guest.ip();
         if !self.is_guest(address) {
             return Err(OpenError::NotAGuest(address));
         }
         let place = self.neighbours.find(address);
         let tenant = place.and_then(|place| self.ports.get(place.port)).map_or(NOBODY, |port| port.tenant);
-        let gateway = self.config.gateway;
+        let gateway = self.gateway_for(address);
         let Self { tcp, ports, tenants, out, counters, .. } = self;
         let ctx = &mut Context { ports, tenants, out, counters };
         let flow = tcp

@@ -5,7 +5,8 @@ use super::*;
 impl Gateway {
     /// Whether an address may be a guest's: in the virtual network, and nobody else's.
     #[must_use]
-    pub fn is_guest(&self, address: Ipv4Addr) -> bool {
+    pub fn is_guest(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
         let Config { subnet, gateway, host, .. } = &self.config;
         subnet.contains(&address)
             && address != *gateway
@@ -14,17 +15,35 @@ impl Gateway {
             && address != subnet.broadcast()
     }
 
+    /// Whether an address is in the virtual network.
+    pub(super) fn is_inside(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.config.subnet.contains(&address),
+            IpAddr::V6(_) => false,
+        }
+    }
+
+    /// Whether an address is the gateway's: not that of the host.
+    pub(super) fn is_gateway(&self, address: IpAddr) -> bool {
+        address == self.config.gateway
+    }
+
+    /// The gateway's address in the family of another one.
+    pub(super) fn gateway_for(&self, _: IpAddr) -> IpAddr {
+        self.config.gateway.into()
+    }
+
     /// Whether a frame for other enclaves comes from an address that may be its sender's: not the gateway's, nor that of
     /// a guest on another link.
     pub(super) fn is_honest(&self, port: PortId, source: [u8; 6], frame: &[u8]) -> bool {
         let payload = &frame[ETHERNET..];
         let address = match [frame[12], frame[13]] {
             wire::ETHERTYPE_ARP => match parse_arp(payload) {
-                Some(arp) if arp.sender.0 == source => arp.sender.1,
+                Some(arp) if arp.sender.0 == source => IpAddr::V4(arp.sender.1),
                 Some(_) | None => return false,
             },
             wire::ETHERTYPE_IPV4 => match payload.get(12..).and_then(<[u8]>::first_chunk::<4>) {
-                Some(address) if !is_dhcp(payload) => Ipv4Addr::from(*address),
+                Some(address) if !is_dhcp(payload) => IpAddr::from(*address),
                 Some(_) | None => return false,
             },
             // Nothing else can be judged, and much of it can lie: ARP behind a VLAN tag, router advertisements.
@@ -36,7 +55,7 @@ impl Gateway {
     }
 
     /// Whether the gateway answers for an address.
-    pub(super) fn is_own(&self, address: Ipv4Addr) -> bool {
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
         address == self.config.gateway || address == self.config.host
     }
 
@@ -88,21 +107,21 @@ impl Gateway {
         };
         // A sender that speaks for another station, or for an address that is not a guest's, is not believed. A probe has
         // no address yet (RFC 5227).
-        if sender != mac || !(address.is_unspecified() || self.is_guest(address)) {
+        if sender != mac || !(address.is_unspecified() || self.is_guest(address.into())) {
             self.counters.spoofed += 1;
             return;
         }
         if !address.is_unspecified() {
-            self.found(now, (port, mac), address, false);
+            self.found(now, (port, mac), address.into(), false);
         }
         // As gvproxy: nobody but the gateway answers for its addresses, and it answers for no others.
-        if operation == ArpOperation::Request && self.is_own(target) {
+        if operation == ArpOperation::Request && self.is_own(target.into()) {
             self.send_arp(Some((port, mac)), ArpOperation::Reply, target, mac, address);
         }
     }
 
     /// A guest is where it says, or has just got its address.
-    pub(super) fn found(&mut self, now: Instant, (port, mac): (PortId, [u8; 6]), address: Ipv4Addr, leased: bool) {
+    pub(super) fn found(&mut self, now: Instant, (port, mac): (PortId, [u8; 6]), address: IpAddr, leased: bool) {
         let learned = self.neighbours.learn(now, &self.ports, address, Neighbour { port, mac }, leased);
         let Ok(waiters) = learned else {
             self.counters.spoofed += 1;
@@ -128,7 +147,7 @@ impl Gateway {
     }
 
     pub(super) fn handle_ipv4<'f>(&mut self, now: Instant, from: (PortId, [u8; 6]), bytes: &'f [u8]) -> Handled<'f> {
-        let Some(ip) = Ipv4::parse(bytes) else {
+        let Some(ip) = Ip::parse_v4(bytes) else {
             self.counters.malformed += 1;
             return Handled::Done;
         };
@@ -144,7 +163,7 @@ impl Gateway {
         // Links that are told apart by nothing but themselves do not share fragments either.
         let owner = if tenant < ANONYMOUS { tenant } else { ANONYMOUS | from.0.0.index() as u32 };
         let Some(whole) = self.reassembler.handle(now, owner, ip.packet) else { return Handled::Done };
-        let Some(ip) = Ipv4::parse(&whole) else { return Handled::Done };
+        let Some(ip) = Ip::parse_v4(&whole) else { return Handled::Done };
         match self.handle_packet(now, from, &ip) {
             Handled::Done => Handled::Done,
             Handled::Datagram { session, kind, to, payload } => {
@@ -154,7 +173,7 @@ impl Gateway {
         }
     }
 
-    pub(super) fn handle_packet<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ipv4<'p>) -> Handled<'p> {
+    pub(super) fn handle_packet<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
         match ip.protocol {
             wire::PROTO_TCP => self.handle_tcp(now, from, ip),
             wire::PROTO_UDP => return self.handle_udp(now, from, ip),
@@ -164,7 +183,7 @@ impl Gateway {
         Handled::Done
     }
 
-    pub(super) fn handle_tcp(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ipv4<'_>) {
+    pub(super) fn handle_tcp(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'_>) {
         let Some(segment) = Segment::parse(ip.payload) else {
             self.counters.malformed += 1;
             return;
@@ -199,15 +218,21 @@ impl Gateway {
         }
     }
 
+    /// The address that another one stands for.
+    fn nat(&self, address: IpAddr) -> Option<IpAddr> {
+        let IpAddr::V4(address) = address else { return None };
+        self.config.nat.get(&address).copied()
+    }
+
     /// Where something to this address really leads.
     pub(super) fn target(
         &mut self,
         now: Instant,
         proto: Proto,
-        address: Ipv4Addr,
+        address: IpAddr,
         port: u16,
     ) -> Result<Target, NoTarget> {
-        if address == self.config.gateway {
+        if self.is_gateway(address) {
             return match (proto, port) {
                 (Proto::Tcp, 53) => Ok(Target::Dns),
                 (Proto::Tcp, 80) if self.config.guest_services => Ok(Target::Services),
@@ -216,14 +241,14 @@ impl Gateway {
         }
         // Rules about the loopback hold for the host's address; a table that names it was meant to allow it.
         let by_rules = address == self.config.host && self.config.policy.host_loopback;
-        let (verdict, real) = if let Some(real) = self.config.nat.get(&address).filter(|_| !by_rules) {
-            (Verdict::Allow, *real)
+        let (verdict, real) = if let Some(real) = self.nat(address).filter(|_| !by_rules) {
+            (Verdict::Allow, real)
         } else if address == self.config.host {
             (self.policy.verdict_host_loopback(proto, port), IpAddr::V4(Ipv4Addr::LOCALHOST))
-        } else if self.config.subnet.contains(&address) {
+        } else if self.is_inside(address) {
             return Err(NoTarget::Nobody);
         } else {
-            (self.policy.verdict(now, proto, address.into(), port), address.into())
+            (self.policy.verdict(now, proto, address, port), address)
         };
         self.verdicts.count(verdict);
         match verdict {
@@ -235,7 +260,7 @@ impl Gateway {
 
 /// Whether an IPv4 packet is DHCP, of which there is one server here; of fragments, the first has the ports.
 fn is_dhcp(packet: &[u8]) -> bool {
-    let Some(ip) = Ipv4::parse(packet) else { return true };
+    let Some(ip) = Ip::parse_v4(packet) else { return true };
     ip.protocol == wire::PROTO_UDP
         && ip.payload.first_chunk::<4>().is_some_and(|ports| matches!(wire::be16(ports, 2), 67 | 68))
 }

@@ -4,7 +4,8 @@ use super::*;
 
 impl Gateway {
     /// Asks all links for a guest.
-    pub(super) fn ask(&mut self, address: Ipv4Addr) {
+    pub(super) fn ask(&mut self, address: IpAddr) {
+        let IpAddr::V4(address) = address else { return };
         self.send_arp(None, ArpOperation::Request, self.config.gateway, [0; 6], address);
     }
 
@@ -42,13 +43,14 @@ impl Gateway {
     pub(super) fn send_udp(
         &mut self,
         (port, mac): (PortId, [u8; 6]),
-        source: (Ipv4Addr, u16),
-        destination: (Ipv4Addr, u16),
+        source: (IpAddr, u16),
+        destination: (IpAddr, u16),
         payload: &[u8],
     ) {
-        let len = IPV4 + UDP + payload.len();
+        let head = wire::head(destination.0);
+        let len = head + UDP + payload.len();
         if len > self.config.mtu.into() {
-            if len > usize::from(u16::MAX) {
+            if UDP + payload.len() > usize::from(u16::MAX) {
                 self.counters.malformed += 1;
                 return;
             }
@@ -61,66 +63,65 @@ impl Gateway {
             self.counters.link_full += 1;
             return;
         };
-        wire::ethernet(slot, mac, self.config.gateway_mac, wire::ETHERTYPE_IPV4);
+        wire::ethernet(slot, mac, self.config.gateway_mac, wire::ethertype(destination.0));
         let packet = &mut slot[ETHERNET..];
-        packet[IPV4 + UDP..].copy_from_slice(payload);
-        wire::udp(&mut packet[IPV4..], source, destination);
-        wire::ipv4(packet, source.0, destination.0, wire::PROTO_UDP);
+        packet[head + UDP..].copy_from_slice(payload);
+        wire::udp(&mut packet[head..], source, destination);
+        wire::ip(packet, source.0, destination.0, wire::PROTO_UDP);
     }
 
     /// Sends a payload of one protocol, in fragments if need be.
     pub(super) fn send_ip(
         &mut self,
         (port, mac): (PortId, [u8; 6]),
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
+        source: IpAddr,
+        destination: IpAddr,
         protocol: u8,
         payload: &[u8],
     ) {
-        if IPV4 + payload.len() <= self.config.mtu.into() {
-            let Some(slot) = self.ports.slot(port, ETHERNET + IPV4 + payload.len()) else {
+        let head = wire::head(destination);
+        let ethertype = wire::ethertype(destination);
+        if head + payload.len() <= self.config.mtu.into() {
+            let Some(slot) = self.ports.slot(port, ETHERNET + head + payload.len()) else {
                 self.counters.link_full += 1;
                 return;
             };
-            wire::ethernet(slot, mac, self.config.gateway_mac, wire::ETHERTYPE_IPV4);
+            wire::ethernet(slot, mac, self.config.gateway_mac, ethertype);
             let packet = &mut slot[ETHERNET..];
-            packet[IPV4..].copy_from_slice(payload);
-            wire::ipv4(packet, source, destination, protocol);
+            packet[head..].copy_from_slice(payload);
+            wire::ip(packet, source, destination, protocol);
             return;
         }
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (source, destination) else { return };
         self.identification = self.identification.wrapping_add(1);
-        let header = fragments::Header {
-            src: source,
-            dst: destination,
-            protocol: IpProtocol::from(protocol),
-            ttl: 64,
-            ident: self.identification,
-        };
+        let header =
+            fragments::Header { src, dst, protocol: IpProtocol::from(protocol), ttl: 64, ident: self.identification };
         let Ok(fragments) = fragments::fragment(header, payload, self.config.mtu) else {
             self.counters.malformed += 1;
             return;
         };
         for fragment in fragments {
-            let Some(slot) = self.ports.slot(port, ETHERNET + IPV4 + fragment.payload.len()) else {
+            let Some(slot) = self.ports.slot(port, ETHERNET + head + fragment.payload.len()) else {
                 self.counters.link_full += 1;
                 return;
             };
-            wire::ethernet(slot, mac, self.config.gateway_mac, wire::ETHERTYPE_IPV4);
-            slot[ETHERNET..ETHERNET + IPV4].copy_from_slice(&fragment.header);
-            slot[ETHERNET + IPV4..].copy_from_slice(fragment.payload);
+            wire::ethernet(slot, mac, self.config.gateway_mac, ethertype);
+            slot[ETHERNET..ETHERNET + head].copy_from_slice(&fragment.header);
+            slot[ETHERNET + head..].copy_from_slice(fragment.payload);
         }
     }
 
     pub(super) fn send_error(
         &mut self,
         to: (PortId, [u8; 6]),
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
+        source: IpAddr,
+        destination: IpAddr,
         about: &[u8],
         why: Unreachable,
     ) {
         self.counters.icmp_errors_out += 1;
-        let message = wire::unreachable(about, why);
-        self.send_ip(to, source, destination, wire::PROTO_ICMP, &message);
+        let mut message = wire::unreachable(about, why);
+        let protocol = wire::finish_error(&mut message, source, destination);
+        self.send_ip(to, source, destination, protocol, &message);
     }
 }

@@ -10,13 +10,13 @@ use super::{
     device::{Emit, Wire, capabilities},
 };
 use crate::time::Instant;
-use core::{net::Ipv4Addr, time::Duration};
+use core::{net::IpAddr, time::Duration};
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
     phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken},
     socket::tcp,
     time::{Duration as SmolDuration, Instant as SmolInstant},
-    wire::{HardwareAddress, IpCidr, IpListenEndpoint, Ipv4Address},
+    wire::{HardwareAddress, IpCidr, IpListenEndpoint, Ipv4Address, Ipv6Address},
 };
 
 /// Silence after which the guest is asked whether it is still there (RFC 1122 section 4.2.3.6 says two hours at least by
@@ -49,6 +49,8 @@ pub(crate) struct Flow {
     pub(crate) buffer: usize,
     /// The MTU it was made for, which small buffers make smaller.
     pub(crate) mtu: usize,
+    /// Bytes of payload that fit a packet.
+    largest: usize,
     /// Sequence and acknowledgement number of the last segment sent.
     pub(crate) last: (u32, u32),
     first: FirstSegment,
@@ -73,17 +75,23 @@ enum FirstSegment {
 struct Blueprint(usize);
 
 impl Flow {
-    fn new(now: Instant, local: Ipv4Addr, buffer: usize, mtu: usize, seed: u64) -> Self {
+    fn new(now: Instant, local: IpAddr, buffer: usize, mtu: usize, seed: u64) -> Self {
         // A window of less than some segments makes senders wait for acknowledgements that wait for them.
         let mtu = mtu.min((buffer / 4).max(1500));
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut iface = Interface::new(config, &mut Blueprint(mtu), smol(now));
         iface.update_ip_addrs(|addrs| {
-            let pushed = addrs.push(IpCidr::new(local.into(), 32));
+            let pushed = addrs.push(IpCidr::new(local.into(), if local.is_ipv4() { 32 } else { 128 }));
             debug_assert!(pushed.is_ok(), "a list for two addresses has room for one");
         });
-        let routed = iface.routes_mut().add_default_ipv4_route(Ipv4Address::new(192, 0, 2, 1));
+        // Packets leave without hardware addresses: any router will do.
+        let routed = match local {
+            IpAddr::V4(_) => iface.routes_mut().add_default_ipv4_route(Ipv4Address::new(192, 0, 2, 1)),
+            IpAddr::V6(_) => {
+                iface.routes_mut().add_default_ipv6_route(Ipv6Address::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))
+            }
+        };
         debug_assert!(routed.is_ok(), "an empty table has room for a default route");
         let receive = tcp::SocketBuffer::new(lazy(receive_capacity(buffer)));
         let mut socket = tcp::Socket::new(receive, tcp::SocketBuffer::new(lazy(buffer)));
@@ -94,11 +102,12 @@ impl Flow {
         socket.set_keep_alive(Some(smol_duration(KEEP_ALIVE)));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { iface, sockets, handle, buffer, mtu, last: (0, 0), first: FirstSegment::Answered }
+        let largest = mtu - wire::head(local) - wire::TCP;
+        Self { iface, sockets, handle, buffer, mtu, largest, last: (0, 0), first: FirstSegment::Answered }
     }
 
     /// A connection that a guest's SYN is about to open.
-    pub(crate) fn listen(now: Instant, local: (Ipv4Addr, u16), buffer: usize, mtu: usize, seed: u64) -> Self {
+    pub(crate) fn listen(now: Instant, local: (IpAddr, u16), buffer: usize, mtu: usize, seed: u64) -> Self {
         let mut flow = Self::new(now, local.0, buffer, mtu, seed);
         let endpoint = IpListenEndpoint { addr: Some(local.0.into()), port: local.1 };
         let listening = flow.socket_mut().listen(endpoint);
@@ -109,8 +118,8 @@ impl Flow {
     /// A connection that sends a SYN to a guest.
     pub(crate) fn connect(
         now: Instant,
-        local: (Ipv4Addr, u16),
-        guest: (Ipv4Addr, u16),
+        local: (IpAddr, u16),
+        guest: (IpAddr, u16),
         buffer: usize,
         mtu: usize,
         seed: u64,
@@ -147,7 +156,7 @@ impl Flow {
         let spoke = socket.recv_queue() > 0 || !matches!(socket.state(), State::SynSent | State::Established);
         self.first = match self.first {
             FirstSegment::ToSend(_) if before == State::SynSent => {
-                FirstSegment::ToSend(wire::maximum_segment(packet).min(self.mtu - wire::IPV4 - wire::TCP))
+                FirstSegment::ToSend(wire::maximum_segment(packet).min(self.largest))
             }
             FirstSegment::Sent(_) if socket.send_queue() == 0 => FirstSegment::Answered,
             FirstSegment::ToSend(_) | FirstSegment::Sent(_) if spoke => FirstSegment::Answered,

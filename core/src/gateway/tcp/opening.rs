@@ -28,11 +28,7 @@ impl Tcp {
             ..Entry::new(key, Phase::Held(packet.into()))
         });
         self.reschedule(now, id);
-        ctx.out.push_back(Output::Dial {
-            flow: FlowId(id),
-            target,
-            guest: SocketAddrV4::new(key.guest.0, key.guest.1),
-        });
+        ctx.out.push_back(Output::Dial { flow: FlowId(id), target, guest: SocketAddr::new(key.guest.0, key.guest.1) });
     }
 
     /// Opens a connection to a guest; it waits for [`Tcp::resolved`] if `place` is not known.
@@ -41,8 +37,8 @@ impl Tcp {
         now: Instant,
         ctx: &mut Context<'_>,
         tenant: u32,
-        from: Ipv4Addr,
-        guest: (Ipv4Addr, u16),
+        from: IpAddr,
+        guest: (IpAddr, u16),
         place: Option<(PortId, [u8; 6])>,
     ) -> Option<FlowId> {
         if self.flows.len() >= self.config.max_flows {
@@ -113,7 +109,7 @@ impl Tcp {
     }
 
     /// A guest is heard of: its connections that have lost their link have a new one.
-    pub(in super::super) fn moved(&mut self, tenant: u32, guest: Ipv4Addr, (port, mac): (PortId, [u8; 6])) {
+    pub(in super::super) fn moved(&mut self, tenant: u32, guest: IpAddr, (port, mac): (PortId, [u8; 6])) {
         while let Some(&found) = self.adrift.range((tenant, guest, Id::FIRST)..=(tenant, guest, Id::LAST)).next() {
             self.adrift.remove(&found);
             if let Some(entry) = self.flows.get_mut(found.2) {
@@ -135,7 +131,9 @@ impl Tcp {
         let packet = std::mem::take(packet);
         let mut flow = Box::new(Flow::listen(now, entry.key.remote, buffer, self.config.mtu, self.rng.u64(..)));
         let place = Place { port: entry.port, mac: entry.mac };
-        with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| flow.receive(now, &packet, emit));
+        with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
+            flow.receive(now, &packet, emit)
+        });
         entry.phase = Phase::Open(flow);
         entry.state = State::Listen;
         entry.deadline = Some(now + HANDSHAKE);
@@ -153,18 +151,21 @@ impl Tcp {
         let (key, port, mac) = (*key, *port, *mac);
         match how {
             Refused::Reset => {
-                if let Some(segment) = packet.get(IPV4..).and_then(|_| parse_segment(packet)) {
+                if let Some(segment) = wire::segment_of(packet) {
                     self.reset_stray(ctx, (port, mac), &key, &segment);
                 }
             }
             Refused::Unreachable(why) => {
-                let message = wire::unreachable(packet, why);
+                let (from, to) = (key.remote.0, key.guest.0);
+                let mut message = wire::unreachable(packet, why);
+                let protocol = wire::finish_error(&mut message, from, to);
                 ctx.counters.icmp_errors_out += 1;
-                if let Some(slot) = ctx.ports.slot(port, ETHERNET + IPV4 + message.len()) {
-                    wire::ethernet(slot, mac, self.config.mac, wire::ETHERTYPE_IPV4);
+                let head = wire::head(to);
+                if let Some(slot) = ctx.ports.slot(port, ETHERNET + head + message.len()) {
+                    wire::ethernet(slot, mac, self.config.mac, wire::ethertype(to));
                     let packet = &mut slot[ETHERNET..];
-                    packet[IPV4..].copy_from_slice(&message);
-                    wire::ipv4(packet, key.remote.0, key.guest.0, wire::PROTO_ICMP);
+                    packet[head..].copy_from_slice(&message);
+                    wire::ip(packet, from, to, protocol);
                 }
             }
         }

@@ -11,7 +11,9 @@ impl Tcp {
             let Phase::Open(flow) = &mut entry.phase else { continue };
             let place = Place { port: entry.port, mac: entry.mac };
             let progress =
-                with_emit(&self.config, &mut self.scratch, ctx, place, flow.mtu, |emit| flow.send(now, emit));
+                with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
+                    flow.send(now, emit)
+                });
             match progress {
                 Progress::Idle => self.settle(now, ctx, id, true),
                 Progress::More => self.mark(id),

@@ -17,7 +17,7 @@ impl Tcp {
         }
         match self.time_wait.get(now, key) {
             Some(last) => {
-                self.bare(ctx, port, mac, |packet| {
+                self.bare(ctx, port, mac, key.guest.0, |packet| {
                     wire::bare_segment(packet, key.remote, key.guest, last.sequence, last.acknowledgement, ACK, 0);
                 });
             }
@@ -34,6 +34,6 @@ impl Tcp {
         segment: &Segment,
     ) {
         ctx.counters.tcp_resets_out += 1;
-        self.bare(ctx, port, mac, |packet| wire::reset(packet, key.remote.0, key.guest.0, segment));
+        self.bare(ctx, port, mac, key.guest.0, |packet| wire::reset(packet, key.remote.0, key.guest.0, segment));
     }
 }

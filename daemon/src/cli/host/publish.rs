@@ -5,7 +5,7 @@ use crate::host::{
     control::{Forward, Local},
 };
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
 };
 
@@ -17,7 +17,7 @@ pub(super) struct Publish {
     /// The text of the local part without the protocol, by which the REST interface knows it.
     name: String,
     /// `None`: the device's address.
-    guest: Option<Ipv4Addr>,
+    guest: Option<IpAddr>,
     port: u16,
 }
 
@@ -31,7 +31,7 @@ impl Publish {
     /// The forward, where `device` is the guest that was not named.
     pub(super) fn forward(self, device: Ipv4Addr, proxy_protocol: bool) -> Forward {
         let local = if self.udp { Local::Udp(self.local) } else { Local::Tcp(self.local) };
-        let to = SocketAddrV4::new(self.guest.unwrap_or(device), self.port);
+        let to = SocketAddr::new(self.guest.unwrap_or(device.into()), self.port);
         Forward { name: self.name, local, to, proxy_protocol: proxy_protocol && !self.udp }
     }
 }
@@ -49,13 +49,16 @@ impl FromStr for Publish {
         let (guest, guest_port) = remote.rsplit_once(':').ok_or(PublishError::Form)?;
         let guest = match guest {
             "" => None,
-            _ => Some(guest.parse().map_err(|_| PublishError::Guest)?),
+            _ => Some(match in_brackets(guest) {
+                Some(inside) => IpAddr::V6(inside.parse().map_err(|_| PublishError::Guest)?),
+                None => IpAddr::V4(guest.parse().map_err(|_| PublishError::Guest)?),
+            }),
         };
         let (address, local_port) = local.rsplit_once(':').map_or((None, local), |(a, p)| (Some(a), p));
         let ip = match address {
             None => Ipv4Addr::LOCALHOST.into(),
             Some("" | "*") => any_interface(),
-            Some(address) => match address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(address) => match in_brackets(address) {
                 Some(inside) => IpAddr::V6(inside.parse().map_err(|_| PublishError::Address)?),
                 None => IpAddr::V4(address.parse().map_err(|_| PublishError::Address)?),
             },
@@ -71,6 +74,10 @@ impl FromStr for Publish {
     }
 }
 
+fn in_brackets(text: &str) -> Option<&str> {
+    text.strip_prefix('[')?.strip_suffix(']')
+}
+
 /// Why a text publishes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PublishError {
@@ -80,7 +87,9 @@ pub(super) enum PublishError {
         "the address before the port is neither IPv4 nor IPv6 in brackets; expected [tcp:|udp:][ADDR:]PORT=GUEST:PORT"
     )]
     Address,
-    #[error("the guest behind = is no IPv4 address; leave it out for the device: 443=:8443")]
+    #[error(
+        "the guest behind = is neither an IPv4 address nor an IPv6 one in brackets; leave it out for the device: 443=:8443"
+    )]
     Guest,
     #[error("a port is a number from 1 to 65535; expected [PROTO:][ADDR:]PORT=GUEST:PORT")]
     Port,
@@ -100,6 +109,7 @@ mod tests {
             ("tcp:443=:443", "tcp 127.0.0.1:443", "127.0.0.1:443", "192.168.127.2:443"),
             ("udp:53=:53", "udp 127.0.0.1:53", "127.0.0.1:53", "192.168.127.2:53"),
             ("0.0.0.0:80=:80", "tcp 0.0.0.0:80", "0.0.0.0:80", "192.168.127.2:80"),
+            ("443=[fd00::2]:8443", "tcp 127.0.0.1:443", "127.0.0.1:443", "[fd00::2]:8443"),
             ("udp:[::1]:53=:53", "udp [::1]:53", "[::1]:53", "192.168.127.2:53"),
         ] {
             let forward = text.parse::<Publish>().unwrap().forward(DEVICE, false);
@@ -130,7 +140,7 @@ mod tests {
             ("localhost:1=:1", PublishError::Address),
             ("::1:80=:1", PublishError::Address),
             ("1=host:1", PublishError::Guest),
-            ("1=[fd00::1]:1", PublishError::Guest),
+            ("1=fd00::1:1", PublishError::Guest),
         ] {
             assert_eq!(text.parse::<Publish>(), Err(error), "{text}");
         }

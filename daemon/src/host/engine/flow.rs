@@ -12,11 +12,7 @@ use rustix::{
         sockopt,
     },
 };
-use std::{
-    net::{SocketAddr, SocketAddrV4},
-    os::fd::OwnedFd,
-    time::Duration,
-};
+use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
 /// The world's end of one connection.
 #[derive(Debug)]
@@ -45,7 +41,7 @@ const TURN: usize = 256 << 10;
 
 impl Worker {
     /// A guest wants a connection.
-    pub(super) fn dial(&mut self, now: Instant, flow: FlowId, target: Target, guest: SocketAddrV4) {
+    pub(super) fn dial(&mut self, now: Instant, flow: FlowId, target: Target, guest: SocketAddr) {
         let dialed = match target {
             Target::Address(to) => self.dial_address(flow, to),
             Target::Dns | Target::Services => self.dial_service(flow, target, guest),
@@ -79,7 +75,7 @@ impl Worker {
         Ok(connected)
     }
 
-    fn dial_service(&mut self, flow: FlowId, target: Target, guest: SocketAddrV4) -> io::Result<bool> {
+    fn dial_service(&mut self, flow: FlowId, target: Target, guest: SocketAddr) -> io::Result<bool> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .inspect_err(|_| self.counters.no_socket += 1)?;

@@ -74,7 +74,7 @@ impl Worker {
         if self.forwards.listening.len() >= MAX_FORWARDS {
             return Err(ExposeError::TooMany(MAX_FORWARDS));
         }
-        if !self.gateway.is_guest(*forward.to.ip()) {
+        if !self.gateway.is_guest(forward.to.ip()) {
             return Err(ExposeError::NotAGuest(forward.to));
         }
         let number = self.forwards.next;
@@ -143,7 +143,7 @@ impl Worker {
     }
 
     /// Joins a connection to a guest's port.
-    pub(super) fn join(&mut self, now: Instant, fd: OwnedFd, to: std::net::SocketAddrV4, prologue: Vec<u8>) {
+    pub(super) fn join(&mut self, now: Instant, fd: OwnedFd, to: SocketAddr, prologue: Vec<u8>) {
         // What is over must be closed as it ended before its number is given to another.
         while let Some(output) = self.gateway.poll_output() {
             self.obey(now, output);

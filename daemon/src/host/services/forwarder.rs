@@ -12,7 +12,7 @@ use crate::{
 use serde::Serialize;
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -98,7 +98,7 @@ enum Wanted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Request {
     local: String,
-    to: SocketAddrV4,
+    to: SocketAddr,
     wanted: Wanted,
 }
 
@@ -128,6 +128,7 @@ impl Request {
 fn remote_with_host(remote: &str, peer: Option<IpAddr>) -> Result<String, Answer> {
     match split_host_port(remote).map_err(Answer::bad_request)? {
         ("", _) => match peer {
+            Some(IpAddr::V6(peer)) => Ok(format!("[{peer}]{remote}")),
             Some(peer) => Ok(format!("{peer}{remote}")),
             None => Err(Answer::bad_request(format_args!(
                 "remote {remote} has no IP address, and neither has the client of a unix or vsock socket; \
@@ -161,20 +162,25 @@ fn split_host_port(text: &str) -> Result<(&str, &str), String> {
     }
 }
 
-/// `IP:PORT` of a guest.
-fn guest(remote: &str) -> Result<SocketAddrV4, Answer> {
+/// `IP:PORT` or `[IPV6]:PORT` of a guest.
+fn guest(remote: &str) -> Result<SocketAddr, Answer> {
+    if let Some(("", rest)) = remote.split_once('[')
+        && let Some((ip, port)) = rest.split_once("]:")
+    {
+        return guest_parts(ip, port);
+    }
     match remote.split(':').collect::<Vec<_>>()[..] {
         [ip, port] => guest_parts(ip, port),
         _ => Err(Answer::failed("invalid remote addr")),
     }
 }
 
-fn guest_parts(ip: &str, port: &str) -> Result<SocketAddrV4, Answer> {
+fn guest_parts(ip: &str, port: &str) -> Result<SocketAddr, Answer> {
     let port = port_number(port).map_err(Answer::failed)?;
-    let ip: Ipv4Addr = ip.parse().map_err(|_| {
-        Answer::bad_request(format_args!("the host of remote {ip}:{port} is no IPv4 address, such as 192.168.127.2"))
+    let ip: IpAddr = ip.parse().map_err(|_| {
+        Answer::bad_request(format_args!("the host of remote {ip}:{port} is no IP address, such as 192.168.127.2"))
     })?;
-    Ok(SocketAddrV4::new(ip, port))
+    Ok(SocketAddr::new(ip, port))
 }
 
 /// A port in decimal, or the error that Go has for it.
@@ -186,12 +192,12 @@ pub(super) fn port_number(text: &str) -> Result<u16, String> {
 }
 
 /// `tcp://IP:PORT` of a guest.
-fn tcp_url(remote: &str) -> Result<SocketAddrV4, Answer> {
+fn tcp_url(remote: &str) -> Result<SocketAddr, Answer> {
     match remote.split_once("://") {
         Some(("tcp", rest)) => {
             let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
             let (ip, port) = rest.rsplit_once(':').unwrap_or((rest, ""));
-            guest_parts(ip, port)
+            guest_parts(ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip), port)
         }
         Some(("ssh-tunnel", _)) => Err(Answer::failed(
             "ssh-tunnel forwards are not there; let ssh -L with the guest's published port do it, or use tcp://IP:PORT",
@@ -267,8 +273,13 @@ mod tests {
 
     #[test]
     fn good_requests_are_read() {
-        let guest: SocketAddrV4 = "192.168.127.2:443".parse().unwrap();
+        let guest: SocketAddr = "192.168.127.2:443".parse().unwrap();
         let peer = Some(IpAddr::from([192, 168, 127, 2]));
+        let six: IpAddr = "fd00::2".parse().unwrap();
+        for (remote, protocol) in [("[fd00::2]:443", "udp"), (":443", "tcp"), ("tcp://[fd00::2]:443/", "unix")] {
+            let request = read("x", remote, protocol, Some(six)).unwrap();
+            assert_eq!(request.to, (six, 443).into(), "{remote}");
+        }
         for (remote, protocol, peer, wanted) in [
             ("192.168.127.2:443", "tcp", None, Wanted::Tcp),
             ("192.168.127.2:443", "", None, Wanted::Tcp),
@@ -289,15 +300,11 @@ mod tests {
             ("", "tcp", Answer::bad_request("missing port in address")),
             ("a:b:1", "tcp", Answer::bad_request("address a:b:1: too many colons in address")),
             ("[::1", "tcp", Answer::bad_request("address [::1: missing ']' in address")),
-            ("[fd00::1]:80", "tcp", Answer::failed("invalid remote addr")),
+            ("[fd00::1]:x", "tcp", Answer::failed("strconv.ParseUint: parsing \"x\": invalid syntax")),
             ("192.168.127.2:x", "tcp", Answer::failed("strconv.ParseUint: parsing \"x\": invalid syntax")),
             ("192.168.127.2:70000", "udp", Answer::failed("strconv.ParseUint: parsing \"70000\": value out of range")),
             ("192.168.127.2:1", "sctp", Answer::failed("unknown protocol sctp")),
-            (
-                "foo:70",
-                "tcp",
-                Answer::bad_request("the host of remote foo:70 is no IPv4 address, such as 192.168.127.2"),
-            ),
+            ("foo:70", "tcp", Answer::bad_request("the host of remote foo:70 is no IP address, such as 192.168.127.2")),
             (
                 ":70",
                 "tcp",

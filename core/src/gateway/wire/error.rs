@@ -1,0 +1,58 @@
+//! ICMP and ICMPv6 errors about packets that lead nowhere.
+
+use super::{ICMP, IPV6, header_len, icmp};
+
+/// Bytes of an ICMPv6 error at most, its IPv6 header included (RFC 4443 section 2.4).
+const MIN_MTU_V6: usize = 1280;
+
+/// What an error says (RFC 792, RFC 1191, RFC 1812 section 5.2.7.1; RFC 4443 sections 3.1 and 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Unreachable {
+    /// Code 0 in both families.
+    Network,
+    /// Code 1; 3 in IPv6.
+    Host,
+    /// Code 3; 4 in IPv6.
+    Port,
+    /// Code 4, with the MTU of the next hop; in IPv6 a type of its own, `Packet Too Big`.
+    FragmentationNeeded(u16),
+    /// Code 13; 1 in IPv6: an administrator forbids it.
+    Prohibited,
+}
+
+/// An error about `packet`, as an ICMP message, or an ICMPv6 message without its checksum. It quotes the IP header and 8
+/// bytes of what follows (RFC 792; RFC 1812 section 4.3.2.3 allows more, and Linux wants no more than this), and in IPv6 as
+/// much as fits (RFC 4443 section 2.4).
+pub(in super::super) fn unreachable(packet: &[u8], why: Unreachable) -> Vec<u8> {
+    if packet.first().is_some_and(|first| first >> 4 == 6) {
+        let (kind, code, mtu) = match why {
+            Unreachable::Network => (1, 0, 0),
+            Unreachable::Prohibited => (1, 1, 0),
+            Unreachable::Host => (1, 3, 0),
+            Unreachable::Port => (1, 4, 0),
+            // No link of IPv6 takes less (RFC 8200 section 5).
+            Unreachable::FragmentationNeeded(mtu) => (2, 0, mtu.max(MIN_MTU_V6 as u16)),
+        };
+        return message(kind, code, mtu, &packet[..packet.len().min(MIN_MTU_V6 - IPV6 - ICMP)]);
+    }
+    let (code, mtu) = match why {
+        Unreachable::Network => (0, 0),
+        Unreachable::Host => (1, 0),
+        Unreachable::Port => (3, 0),
+        Unreachable::FragmentationNeeded(mtu) => (4, mtu),
+        Unreachable::Prohibited => (13, 0),
+    };
+    let mut message = message(3, code, mtu, &packet[..packet.len().min(header_len(packet) + 8)]);
+    icmp(&mut message);
+    message
+}
+
+/// The MTU's 16 bits lie at the same place in both families (in IPv6 they are the lower half of 32).
+fn message(kind: u8, code: u8, mtu: u16, quoted: &[u8]) -> Vec<u8> {
+    let mut message = vec![0; ICMP + quoted.len()];
+    message[0] = kind;
+    message[1] = code;
+    message[6..8].copy_from_slice(&mtu.to_be_bytes());
+    message[ICMP..].copy_from_slice(quoted);
+    message
+}
