@@ -2,6 +2,7 @@
 
 use super::{
     dhcp::{DhcpConfig, DhcpConfigError},
+    network6::Network6,
     policy::{PolicyConfig, PolicyError},
     tenant::TenantLimits,
 };
@@ -9,8 +10,11 @@ use core::{
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::BTreeMap;
+
+/// The smallest MTU of IPv6 (RFC 8200 section 5).
+const MIN_MTU_V6: u16 = 1280;
 
 /// Addresses, rules and limits of a virtual network. [`Config::default`] is gvproxy's network.
 #[derive(Clone, Debug)]
@@ -19,6 +23,9 @@ pub struct Config {
     pub subnet: Ipv4Net,
     /// The gateway's address in it.
     pub gateway: Ipv4Addr,
+    /// The IPv6 prefix of the virtual network, /64; `None`: guests have no IPv6. The gateway is its address 1, and the host's
+    /// loopback its address fe.
+    pub subnet6: Option<Ipv6Net>,
     /// The gateway's hardware address.
     pub gateway_mac: [u8; 6],
     /// The address in it that stands for the host's loopback.
@@ -57,6 +64,7 @@ impl Default for Config {
         Self {
             subnet: Ipv4Net::new_assert(network, 24),
             gateway: Ipv4Addr::new(192, 168, 127, 1),
+            subnet6: None,
             gateway_mac: [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd],
             host: Ipv4Addr::new(192, 168, 127, 254),
             mtu: 1500,
@@ -88,6 +96,12 @@ pub enum ConfigError {
     /// Frames would not fit their length prefix, or guests would not take them.
     #[error("MTU {0} is not between 576 and 65520")]
     Mtu(u16),
+    /// No prefix that hosts can make addresses in.
+    #[error("IPv6 subnet {0} is not a /64 of unicast addresses, such as fd00:1:2:3::/64")]
+    Subnet6(Ipv6Net),
+    /// Less than every link of IPv6 takes (RFC 8200 section 5).
+    #[error("MTU {0} is below 1280, which IPv6 needs")]
+    Mtu6(u16),
     /// Not an address of one station.
     #[error("the gateway's MAC address is that of a group or all zeroes")]
     Mac,
@@ -106,6 +120,9 @@ impl Config {
         if !(576..=65_520).contains(&self.mtu) {
             return Err(ConfigError::Mtu(self.mtu));
         }
+        if self.subnet6.is_some() && self.mtu < MIN_MTU_V6 {
+            return Err(ConfigError::Mtu6(self.mtu));
+        }
         if self.gateway_mac[0] & 1 == 1 || self.gateway_mac == [0; 6] {
             return Err(ConfigError::Mac);
         }
@@ -113,6 +130,10 @@ impl Config {
             return Err(ConfigError::Memory { memory: self.memory, flows: self.max_flows });
         }
         Ok(())
+    }
+
+    pub(super) fn network6(&self) -> Result<Option<Network6>, ConfigError> {
+        self.subnet6.map(|subnet| Network6::new(subnet, self.gateway_mac)).transpose()
     }
 
     pub(super) fn dhcp(&self) -> DhcpConfig {

@@ -67,6 +67,8 @@ crate::counters! {
         sessions_expired: Counter "nitrotap_gateway_sessions_expired" {},
         /// ICMP errors sent to enclaves.
         icmp_errors_out: Counter "nitrotap_gateway_icmp_errors" {},
+        /// Router advertisements of IPv6 sent to links.
+        router_advertisements: Counter "nitrotap_gateway_router_advertisements" {},
         /// Questions to the gateway's name server over UDP.
         dns_queries: Counter "nitrotap_gateway_dns_queries" {},
         /// Questions that were dropped because too many of the same link waited.

@@ -8,6 +8,7 @@
 
 mod datagrams;
 mod flows;
+mod ipv6;
 mod packets;
 mod send;
 
@@ -16,7 +17,9 @@ use super::{
     counters::Counters,
     dhcp::{Dhcp, DhcpCounters},
     fragments::{self, FragmentCounters, Reassembler},
+    ndp::{self, Disbelief, Discovery},
     neighbour::{Due, Neighbour, Neighbours, Waiter},
+    network6::{ALL_NODES, Network6, group_mac, is_ipv4_in_disguise, translated},
     output::{FlowId, Output, Outputs, SessionId, Target},
     policy::{Policy, PolicyCounters, Proto, Verdict},
     port::{ANONYMOUS, PortId, Ports},
@@ -28,10 +31,11 @@ use super::{
 };
 use crate::{
     frame::{Framing, MIN_FRAME},
+    offload::checksum,
     time::Instant,
 };
 use core::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, IpProtocol};
@@ -60,6 +64,19 @@ pub enum Handled<'f> {
         /// The message.
         query: Cow<'f, [u8]>,
     },
+}
+
+impl Handled<'_> {
+    /// The same, of a packet that is about to go.
+    fn into_owned<'f>(self) -> Handled<'f> {
+        match self {
+            Handled::Done => Handled::Done,
+            Handled::Datagram { session, kind, to, payload } => {
+                Handled::Datagram { session, kind, to, payload: Cow::Owned(payload.into_owned()) }
+            }
+            Handled::Dns { client, query } => Handled::Dns { client, query: Cow::Owned(query.into_owned()) },
+        }
+    }
 }
 
 /// What the world said about a session's datagrams.
@@ -125,6 +142,10 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 #[derive(Debug)]
 pub struct Gateway {
     config: Config,
+    network6: Option<Network6>,
+    /// When links with guests that speak IPv6 are next told of the router.
+    advertise_at: Option<Instant>,
+    advertise_rng: fastrand::Rng,
     ports: Ports,
     switch: Switch,
     neighbours: Neighbours,
@@ -159,6 +180,10 @@ impl Gateway {
             seed: rng.u64(..),
         };
         Ok(Self {
+            network6: config.network6()?,
+            advertise_at: None,
+            // Of its own, so that it changes nothing for others.
+            advertise_rng: fastrand::Rng::with_seed(config.seed),
             ports: Ports::default(),
             switch: Switch::new(config.gateway_mac, rng.u64(..)),
             neighbours: Neighbours::default(),
@@ -186,7 +211,10 @@ impl Gateway {
 
     /// A link of `tenant` begins; `framing` is `None` where every message is a frame. `None` if there are too many links.
     pub fn attach(&mut self, tenant: u32, framing: Option<Framing>) -> Option<PortId> {
-        self.ports.attach(tenant, framing)
+        let port = self.ports.attach(tenant, framing)?;
+        // A guest may be long there, and its link be new: it does not ask again.
+        self.advertise(port);
+        Some(port)
     }
 
     /// A link has ended. Its connections wait for another one.
@@ -231,6 +259,9 @@ impl Gateway {
         if *destination == self.config.gateway_mac {
             return self.handle_local(now, port, *source, frame);
         }
+        if self.network6.is_some() && [frame[12], frame[13]] == wire::ETHERTYPE_IPV6 {
+            return self.handle_ipv6_frame(now, (port, *source), own, frame);
+        }
         // What reaches other enclaves says who it is from: none of them can be told that somebody else has moved.
         let passes = own && self.is_honest(port, *source, frame);
         if passes && destination[0] & 1 == 1 {
@@ -259,6 +290,7 @@ impl Gateway {
     /// Deadlines up to `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.reassembler.handle_timeout(now);
+        self.advertise_due(now);
         while let Some(due) = self.neighbours.due(now) {
             match due {
                 Due::Ask(address) => self.ask(address),
@@ -285,6 +317,7 @@ impl Gateway {
             self.sessions.poll_timeout(),
             self.neighbours.next(),
             self.reassembler.poll_timeout(),
+            self.advertise_at,
         ];
         times.into_iter().flatten().min()
     }

@@ -176,14 +176,15 @@ impl Policy {
         }
     }
 
-    /// Whether a flow to the host's loopback may be opened, for the address that the gateway translates to 127.0.0.1.
-    /// Deny rules for 127.0.0.1 have a say in it; allow rules and the default do not.
+    /// Whether a flow to the host's loopback may be opened, for the address that the gateway translates to `loopback`.
+    /// Deny rules for 127.0.0.1 have a say in it, and those for `::1` if it is that: many a server listens on both, and a
+    /// rule of before there was IPv6 must still hold. Allow rules and the default have none.
     #[must_use]
-    pub fn verdict_host_loopback(&self, proto: Proto, port: u16) -> Verdict {
-        let addr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    pub fn verdict_host_loopback(&self, proto: Proto, loopback: IpAddr, port: u16) -> Verdict {
+        let denied = |addr| self.deny.iter().any(|rule| rule.matches(proto, addr, port));
         if !self.host_loopback {
             Verdict::Deny(Reason::HostLoopback)
-        } else if self.deny.iter().any(|rule| rule.matches(proto, addr, port)) {
+        } else if denied(IpAddr::V4(Ipv4Addr::LOCALHOST)) || denied(loopback) {
             Verdict::Deny(Reason::Rule)
         } else {
             Verdict::Allow

@@ -50,6 +50,8 @@ pub(super) struct Port {
     pub(super) questions: VecDeque<u64>,
     /// The source address of its last frame, and when the switch last looked at it.
     pub(super) last_source: Option<([u8; 6], Instant)>,
+    /// A guest behind it speaks IPv6.
+    pub(super) ipv6: bool,
 }
 
 /// See the module.
@@ -77,6 +79,7 @@ impl Ports {
                 waiting: false,
                 questions: VecDeque::new(),
                 last_source: None,
+                ipv6: false,
             }))
         })
     }

@@ -3,8 +3,10 @@
 //! Owns: nothing. Driven by: the machine.
 
 mod error;
+mod ipv6;
 
 pub(super) use error::{Unreachable, unreachable};
+pub(super) use ipv6::{Chain, chain};
 
 use crate::offload::checksum;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,6 +17,10 @@ pub(super) const ETHERNET: usize = 14;
 pub(super) const IPV4: usize = 20;
 /// Bytes of an IPv6 header.
 pub(super) const IPV6: usize = 40;
+/// Where the hop limit is in it.
+pub(super) const HOP_LIMIT: usize = 7;
+/// Bytes of the fragment header of IPv6.
+pub(super) const FRAGMENT: usize = 8;
 /// Bytes of a UDP header.
 pub(super) const UDP: usize = 8;
 /// Bytes of an ICMP echo or error header.
@@ -26,6 +32,7 @@ pub(super) const PROTO_ICMP: u8 = 1;
 pub(super) const PROTO_TCP: u8 = 6;
 pub(super) const PROTO_UDP: u8 = 17;
 pub(super) const PROTO_ICMPV6: u8 = 58;
+pub(super) const PROTO_FRAGMENT: u8 = 44;
 
 pub(super) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 pub(super) const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
@@ -139,7 +146,7 @@ pub(super) fn maximum_segment(packet: &[u8]) -> usize {
     named.unwrap_or(DEFAULT_MSS)
 }
 
-/// Finishes an error of [`unreachable`] from and to these addresses; gives its protocol.
+/// Finishes an error of [`unreachable()`] from and to these addresses; gives its protocol.
 pub(super) fn finish_error(message: &mut [u8], source: IpAddr, destination: IpAddr) -> u8 {
     if destination.is_ipv4() {
         return PROTO_ICMP;

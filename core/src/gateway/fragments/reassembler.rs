@@ -1,4 +1,4 @@
-//! Puts IPv4 fragments together.
+//! Puts fragments of either family together.
 //!
 //! Owns: the pieces of datagrams that are not complete. Driven by: the gateway, for what enclaves send.
 //! Drain: nothing; a datagram comes out of the call that brings its last piece. Arm a timer from
@@ -14,8 +14,11 @@ use super::{
     MAX_PAYLOAD,
     spans::{Arrival, Spans},
 };
-use crate::time::Instant;
-use core::{net::Ipv4Addr, time::Duration};
+use crate::{
+    gateway::wire::{Chain, IPV6},
+    time::Instant,
+};
+use core::{net::IpAddr, time::Duration};
 use smoltcp::wire::Ipv4Packet;
 use std::collections::BTreeMap;
 
@@ -29,6 +32,9 @@ pub const MAX_BYTES: usize = 1 << 20;
 /// How long a datagram may take from its first piece to its last; what Linux waits, and more than the 15 s that RFC 791
 /// section 3.2 has as a lower bound.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where an IPv6 header says what follows it.
+const IPV6_NEXT_HEADER: usize = 6;
 
 /// A buffer is never smaller.
 const MIN_BUFFER: usize = 2048;
@@ -75,10 +81,10 @@ pub struct Reassembler {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     tenant: u32,
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
+    src: IpAddr,
+    dst: IpAddr,
     protocol: u8,
-    ident: u16,
+    ident: u32,
 }
 
 #[derive(Debug)]
@@ -154,6 +160,37 @@ impl Reassembler {
             self.counters.invalid += 1;
             return None;
         };
+        let whole = self.add(key, &piece);
+        self.recount();
+        whole
+    }
+
+    /// The same for a packet of IPv6 with a fragment header. Other extensions are taken out; of the rest, an end beyond
+    /// 65,515 bytes is more than is taken.
+    pub(in super::super) fn handle_v6(&mut self, now: Instant, tenant: u32, chain: &Chain<'_>) -> Option<Vec<u8>> {
+        let fragment = chain.fragment?;
+        self.handle_timeout(now);
+        // A fragment that is all there is (RFC 6946).
+        if fragment.offset == 0 && !fragment.more {
+            return Some(chain.without_extensions());
+        }
+        self.counters.fragments += 1;
+        let (start, more) = (fragment.offset, fragment.more);
+        let end = usize::from(start) + chain.payload.len();
+        if chain.payload.is_empty() || end > MAX_PAYLOAD || (more && !chain.payload.len().is_multiple_of(8)) {
+            self.counters.invalid += 1;
+            return None;
+        }
+        let key = Key {
+            tenant,
+            src: chain.source.into(),
+            dst: chain.destination.into(),
+            protocol: chain.protocol,
+            ident: fragment.identification,
+        };
+        let mut header = chain.packet[..IPV6].to_vec();
+        header[IPV6_NEXT_HEADER] = chain.protocol;
+        let piece = Piece { header: &header, payload: chain.payload, start, end: end as u16, more };
         let whole = self.add(key, &piece);
         self.recount();
         whole
@@ -271,9 +308,13 @@ impl Pieces {
 
     /// `None` if the options of the first piece leave too little room for the rest.
     fn into_packet(self) -> Option<Vec<u8>> {
-        let total = u16::try_from(self.header.len() + self.payload.len()).ok()?;
         let mut bytes = self.header;
         bytes.extend(&self.payload);
+        if bytes.first()? >> 4 == 6 {
+            bytes[4..6].copy_from_slice(&(self.payload.len() as u16).to_be_bytes());
+            return Some(bytes);
+        }
+        let total = u16::try_from(bytes.len()).ok()?;
         let mut packet = Ipv4Packet::new_unchecked(&mut bytes);
         packet.set_total_len(total);
         packet.clear_flags();
@@ -300,10 +341,10 @@ fn check<'a>(tenant: u32, packet: &'a [u8], parsed: &Ipv4Packet<&'a [u8]>) -> Op
     }
     let key = Key {
         tenant,
-        src: parsed.src_addr(),
-        dst: parsed.dst_addr(),
+        src: parsed.src_addr().into(),
+        dst: parsed.dst_addr().into(),
         protocol: parsed.next_header().into(),
-        ident: parsed.ident(),
+        ident: parsed.ident().into(),
     };
     Some((key, Piece { header, payload, start, end: end as u16, more }))
 }

@@ -111,7 +111,9 @@ impl Gateway {
         };
         let (source, destination) = (wire::be16(head, 0), wire::be16(head, 2));
         let len = usize::from(wire::be16(head, 4));
-        let Some(data) = payload.get(UDP..len).filter(|_| destination != 0) else {
+        // Without a checksum, nothing would tell that the addresses are the right ones (RFC 8200 section 8.1).
+        let unchecked = ip.source.is_ipv6() && head[6..8] == [0, 0];
+        let Some(data) = payload.get(UDP..len).filter(|_| destination != 0 && !unchecked) else {
             self.counters.malformed += 1;
             return Handled::Done;
         };
@@ -140,7 +142,7 @@ impl Gateway {
     pub(super) fn handle_icmp<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
         let payload = ip.payload;
         // Unlike TCP's and UDP's, gvproxy verifies this checksum too.
-        if payload.len() < ICMP || !crate::offload::checksum::is_valid(crate::offload::checksum::add(0, payload)) {
+        if payload.len() < ICMP || !checksum::is_valid(checksum::add(0, payload)) {
             self.counters.malformed += 1;
             return Handled::Done;
         }
@@ -148,16 +150,16 @@ impl Gateway {
             self.counters.unsupported += 1;
             return Handled::Done;
         }
+        self.handle_echo(now, from, ip)
+    }
+
+    /// An echo request: to the gateway, or to the world.
+    pub(super) fn handle_echo<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
+        let payload = ip.payload;
         if self.is_own(ip.destination) {
             self.send_echo_reply(from, ip.destination, ip.source, payload.to_vec());
             return Handled::Done;
         }
-        self.handle_ping(now, from, ip)
-    }
-
-    /// A ping of the world.
-    pub(super) fn handle_ping<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
-        let payload = ip.payload;
         let Some(tenant) = self.ports.get(from.0).map(|port| port.tenant) else { return Handled::Done };
         let identifier = wire::be16(payload, 4);
         let key = SessionKey { tenant, kind: Kind::Ping, guest: (ip.source, identifier), remote: (ip.destination, 0) };

@@ -6,7 +6,10 @@ impl Gateway {
     /// Whether an address may be a guest's: in the virtual network, and nobody else's.
     #[must_use]
     pub fn is_guest(&self, address: IpAddr) -> bool {
-        let IpAddr::V4(address) = address else { return false };
+        let address = match address {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(address) => return self.network6.is_some_and(|network| network.is_guest(address)),
+        };
         let Config { subnet, gateway, host, .. } = &self.config;
         subnet.contains(&address)
             && address != *gateway
@@ -19,18 +22,24 @@ impl Gateway {
     pub(super) fn is_inside(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.config.subnet.contains(&address),
-            IpAddr::V6(_) => false,
+            IpAddr::V6(address) => self.network6.is_some_and(|network| network.subnet.contains(&address)),
         }
     }
 
     /// Whether an address is the gateway's: not that of the host.
     pub(super) fn is_gateway(&self, address: IpAddr) -> bool {
-        address == self.config.gateway
+        match address {
+            IpAddr::V4(address) => address == self.config.gateway,
+            IpAddr::V6(address) => self.network6.is_some_and(|network| network.is_gateway(address)),
+        }
     }
 
     /// The gateway's address in the family of another one.
-    pub(super) fn gateway_for(&self, _: IpAddr) -> IpAddr {
-        self.config.gateway.into()
+    pub(super) fn gateway_for(&self, address: IpAddr) -> IpAddr {
+        match (address, &self.network6) {
+            (IpAddr::V6(_), Some(network)) => network.gateway.into(),
+            (IpAddr::V4(_) | IpAddr::V6(_), _) => self.config.gateway.into(),
+        }
     }
 
     /// Whether a frame for other enclaves comes from an address that may be its sender's: not the gateway's, nor that of
@@ -56,7 +65,15 @@ impl Gateway {
 
     /// Whether the gateway answers for an address.
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
-        address == self.config.gateway || address == self.config.host
+        self.is_gateway(address) || self.is_host(address)
+    }
+
+    /// Whether an address stands for the host's loopback.
+    fn is_host(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address == self.config.host,
+            IpAddr::V6(address) => self.network6.is_some_and(|network| network.host == address),
+        }
     }
 
     pub(super) fn flood(&mut self, from: PortId, frame: &[u8]) {
@@ -95,6 +112,7 @@ impl Gateway {
         match [frame[12], frame[13]] {
             wire::ETHERTYPE_IPV4 => return self.handle_ipv4(now, (port, mac), payload),
             wire::ETHERTYPE_ARP => self.handle_arp(now, (port, mac), payload),
+            wire::ETHERTYPE_IPV6 => return self.handle_ipv6(now, (port, mac), payload),
             _ => self.counters.unsupported += 1,
         }
         Handled::Done
@@ -159,25 +177,24 @@ impl Gateway {
         if !ip.fragment {
             return self.handle_packet(now, from, &ip);
         }
-        let Some(tenant) = self.ports.get(from.0).map(|port| port.tenant) else { return Handled::Done };
-        // Links that are told apart by nothing but themselves do not share fragments either.
-        let owner = if tenant < ANONYMOUS { tenant } else { ANONYMOUS | from.0.0.index() as u32 };
+        let Some(owner) = self.fragment_owner(from.0) else { return Handled::Done };
         let Some(whole) = self.reassembler.handle(now, owner, ip.packet) else { return Handled::Done };
         let Some(ip) = Ip::parse_v4(&whole) else { return Handled::Done };
-        match self.handle_packet(now, from, &ip) {
-            Handled::Done => Handled::Done,
-            Handled::Datagram { session, kind, to, payload } => {
-                Handled::Datagram { session, kind, to, payload: Cow::Owned(payload.into_owned()) }
-            }
-            Handled::Dns { client, query } => Handled::Dns { client, query: Cow::Owned(query.into_owned()) },
-        }
+        self.handle_packet(now, from, &ip).into_owned()
+    }
+
+    /// Whose the fragments of a link are. Links that are told apart by nothing but themselves do not share them either.
+    pub(super) fn fragment_owner(&self, port: PortId) -> Option<u32> {
+        let tenant = self.ports.get(port)?.tenant;
+        Some(if tenant < ANONYMOUS { tenant } else { ANONYMOUS | port.0.index() as u32 })
     }
 
     pub(super) fn handle_packet<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
         match ip.protocol {
             wire::PROTO_TCP => self.handle_tcp(now, from, ip),
             wire::PROTO_UDP => return self.handle_udp(now, from, ip),
-            wire::PROTO_ICMP => return self.handle_icmp(now, from, ip),
+            wire::PROTO_ICMP if ip.source.is_ipv4() => return self.handle_icmp(now, from, ip),
+            wire::PROTO_ICMPV6 if ip.source.is_ipv6() => return self.handle_icmpv6(now, from, ip),
             _ => self.counters.unsupported += 1,
         }
         Handled::Done
@@ -218,6 +235,21 @@ impl Gateway {
         }
     }
 
+    /// What no rule can open: addresses of the link alone, and those by which a guest would reach what it cannot reach by
+    /// the IPv4 address that they stand for.
+    fn leads_nowhere(&mut self, address: Ipv6Addr) -> Option<NoTarget> {
+        if address.is_unicast_link_local() || translated(address).is_some_and(|address| self.is_inside(address.into()))
+        {
+            return Some(NoTarget::Nobody);
+        }
+        // No such address is ever on a wire (RFC 4291 section 2.5.5), and the kernel would take it for the IPv4 one.
+        if is_ipv4_in_disguise(address) {
+            self.counters.unsupported += 1;
+            return Some(NoTarget::Denied);
+        }
+        None
+    }
+
     /// The address that another one stands for.
     fn nat(&self, address: IpAddr) -> Option<IpAddr> {
         let IpAddr::V4(address) = address else { return None };
@@ -240,13 +272,21 @@ impl Gateway {
             };
         }
         // Rules about the loopback hold for the host's address; a table that names it was meant to allow it.
-        let by_rules = address == self.config.host && self.config.policy.host_loopback;
+        let by_rules = self.is_host(address) && self.config.policy.host_loopback;
         let (verdict, real) = if let Some(real) = self.nat(address).filter(|_| !by_rules) {
             (Verdict::Allow, real)
-        } else if address == self.config.host {
-            (self.policy.verdict_host_loopback(proto, port), IpAddr::V4(Ipv4Addr::LOCALHOST))
+        } else if self.is_host(address) {
+            let loopback = match address {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            };
+            (self.policy.verdict_host_loopback(proto, loopback, port), loopback)
         } else if self.is_inside(address) {
             return Err(NoTarget::Nobody);
+        } else if let IpAddr::V6(address) = address
+            && let Some(nowhere) = self.leads_nowhere(address)
+        {
+            return Err(nowhere);
         } else {
             (self.policy.verdict(now, proto, address, port), address)
         };

@@ -5,7 +5,10 @@ use super::*;
 impl Gateway {
     /// Asks all links for a guest.
     pub(super) fn ask(&mut self, address: IpAddr) {
-        let IpAddr::V4(address) = address else { return };
+        let address = match address {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(address) => return self.solicit(address),
+        };
         self.send_arp(None, ArpOperation::Request, self.config.gateway, [0; 6], address);
     }
 
@@ -92,8 +95,10 @@ impl Gateway {
             wire::ip(packet, source, destination, protocol);
             return;
         }
-        let (IpAddr::V4(src), IpAddr::V4(dst)) = (source, destination) else { return };
         self.identification = self.identification.wrapping_add(1);
+        let (IpAddr::V4(src), IpAddr::V4(dst)) = (source, destination) else {
+            return self.send_fragments_v6((port, mac), source, destination, protocol, payload);
+        };
         let header =
             fragments::Header { src, dst, protocol: IpProtocol::from(protocol), ttl: 64, ident: self.identification };
         let Ok(fragments) = fragments::fragment(header, payload, self.config.mtu) else {
@@ -108,6 +113,35 @@ impl Gateway {
             wire::ethernet(slot, mac, self.config.gateway_mac, ethertype);
             slot[ETHERNET..ETHERNET + head].copy_from_slice(&fragment.header);
             slot[ETHERNET + head..].copy_from_slice(fragment.payload);
+        }
+    }
+
+    /// The same in fragments of IPv6 (RFC 8200 section 4.5).
+    fn send_fragments_v6(
+        &mut self,
+        (port, mac): (PortId, [u8; 6]),
+        source: IpAddr,
+        destination: IpAddr,
+        protocol: u8,
+        payload: &[u8],
+    ) {
+        let identification = u32::from(self.identification);
+        let room = (usize::from(self.config.mtu) - wire::IPV6 - wire::FRAGMENT) & !7;
+        let count = payload.len().div_ceil(room);
+        for (n, piece) in payload.chunks(room).enumerate() {
+            let Some(slot) = self.ports.slot(port, ETHERNET + wire::IPV6 + wire::FRAGMENT + piece.len()) else {
+                self.counters.link_full += 1;
+                return;
+            };
+            wire::ethernet(slot, mac, self.config.gateway_mac, wire::ETHERTYPE_IPV6);
+            let packet = &mut slot[ETHERNET..];
+            wire::ip(packet, source, destination, wire::PROTO_FRAGMENT);
+            // A payload has 65535 bytes at most, and so has every offset in it.
+            let offset = (n * room) as u16 | u16::from(n + 1 < count);
+            packet[wire::IPV6..wire::IPV6 + 2].copy_from_slice(&[protocol, 0]);
+            packet[wire::IPV6 + 2..wire::IPV6 + 4].copy_from_slice(&offset.to_be_bytes());
+            packet[wire::IPV6 + 4..wire::IPV6 + wire::FRAGMENT].copy_from_slice(&identification.to_be_bytes());
+            packet[wire::IPV6 + wire::FRAGMENT..].copy_from_slice(piece);
         }
     }
 

@@ -122,10 +122,12 @@ fn the_default_follows_the_allow_rules_unless_it_is_given() {
     }
 }
 
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 #[test]
 fn the_host_s_loopback_has_its_own_flag_and_deny_rules() {
     let closed = policy(&["any", "127.0.0.1"], &[]);
-    assert_eq!(closed.verdict_host_loopback(Proto::Tcp, 80), Verdict::Deny(Reason::HostLoopback));
+    assert_eq!(closed.verdict_host_loopback(Proto::Tcp, HERE, 80), Verdict::Deny(Reason::HostLoopback));
     let config = PolicyConfig {
         allow: rules(&["example.com"]),
         deny: rules(&["tcp:127.0.0.1:22"]),
@@ -133,9 +135,29 @@ fn the_host_s_loopback_has_its_own_flag_and_deny_rules() {
         ..PolicyConfig::default()
     };
     let open = Policy::new(config).expect("a policy");
-    assert_eq!(open.verdict_host_loopback(Proto::Tcp, 80), Verdict::Allow);
-    assert_eq!(open.verdict_host_loopback(Proto::Udp, 22), Verdict::Allow);
-    assert_eq!(open.verdict_host_loopback(Proto::Tcp, 22), Verdict::Deny(Reason::Rule));
+    assert_eq!(open.verdict_host_loopback(Proto::Tcp, HERE, 80), Verdict::Allow);
+    assert_eq!(open.verdict_host_loopback(Proto::Udp, HERE, 22), Verdict::Allow);
+    assert_eq!(open.verdict_host_loopback(Proto::Tcp, HERE, 22), Verdict::Deny(Reason::Rule));
+}
+
+#[test]
+fn a_rule_about_the_loopback_of_ipv4_holds_for_that_of_ipv6_too() {
+    let six = IpAddr::V6(core::net::Ipv6Addr::LOCALHOST);
+    let config = PolicyConfig {
+        deny: rules(&["tcp:127.0.0.1:22", "tcp:[::1]:25"]),
+        host_loopback: true,
+        ..PolicyConfig::default()
+    };
+    let open = Policy::new(config).expect("a policy");
+    for (loopback, port, verdict) in [
+        (six, 80, Verdict::Allow),
+        (six, 22, Verdict::Deny(Reason::Rule)),
+        (six, 25, Verdict::Deny(Reason::Rule)),
+        (HERE, 25, Verdict::Allow),
+    ] {
+        assert_eq!(open.verdict_host_loopback(Proto::Tcp, loopback, port), verdict, "{loopback} {port}");
+    }
+    assert_eq!(policy(&[], &[]).verdict_host_loopback(Proto::Tcp, six, 80), Verdict::Deny(Reason::HostLoopback));
 }
 
 #[test]

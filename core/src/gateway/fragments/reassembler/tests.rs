@@ -1,5 +1,7 @@
 use super::*;
 use crate::gateway::fragments::{HEADER_LEN, Header, fragment};
+use crate::gateway::wire;
+use core::net::Ipv4Addr;
 use quickcheck::quickcheck;
 use smoltcp::wire::IpProtocol;
 
@@ -207,4 +209,50 @@ fn a_tenant_that_fills_the_table_loses_its_own_and_no_other() {
     assert_eq!(reassembler.handle(NOW, 1, &modest[2]), Some(whole(9, &payload(3000, 1))));
     let counters = reassembler.counters();
     assert_eq!(counters.evicted + counters.waiting, 400);
+}
+
+/// The pieces of a payload as fragments of IPv6.
+fn cut_v6(identification: u32, payload: &[u8], room: usize) -> Vec<Vec<u8>> {
+    let count = payload.len().div_ceil(room);
+    let pieces = payload.chunks(room).enumerate();
+    pieces
+        .map(|(n, piece)| {
+            let mut packet = vec![0; IPV6 + wire::FRAGMENT + piece.len()];
+            let (from, to) = ("fd00::2".parse().unwrap(), "2001:db8::1".parse().unwrap());
+            wire::ip(&mut packet, from, to, wire::PROTO_FRAGMENT);
+            packet[IPV6] = wire::PROTO_UDP;
+            let offset = (n * room) as u16 | u16::from(n + 1 < count);
+            packet[IPV6 + 2..][..2].copy_from_slice(&offset.to_be_bytes());
+            packet[IPV6 + 4..][..4].copy_from_slice(&identification.to_be_bytes());
+            packet[IPV6 + wire::FRAGMENT..].copy_from_slice(piece);
+            packet
+        })
+        .collect()
+}
+
+#[test]
+fn fragments_of_ipv6_come_together_in_any_order_and_never_overlap() {
+    let mut reassembler = Reassembler::new();
+    let mut take = |packet: &[u8]| reassembler.handle_v6(NOW, 1, &wire::chain(packet).unwrap());
+    let data = payload(5000, 3);
+    let mut pieces = cut_v6(7, &data, 1400);
+    pieces.reverse();
+    let last = pieces.pop().unwrap();
+    assert!(pieces.iter().all(|piece| take(piece).is_none()));
+    let whole = take(&last).unwrap();
+    let ip = wire::chain(&whole).unwrap().plain().unwrap();
+    assert_eq!((ip.protocol, ip.payload), (wire::PROTO_UDP, &data[..]));
+    assert_eq!(take(&cut_v6(8, b"all there is", 64)[0]).map(|whole| whole.len()), Some(IPV6 + 12));
+    // A second first piece that says something else.
+    let (ours, theirs) = (cut_v6(9, &data, 1400), cut_v6(9, &payload(5000, 4), 1400));
+    for piece in [&ours[0], &theirs[0], &ours[1], &ours[2], &ours[3]] {
+        assert_eq!(take(piece), None);
+    }
+    assert_eq!(reassembler.counters().overlapped, 1);
+    let mut odd = cut_v6(10, &data, 1400).swap_remove(0);
+    odd.truncate(odd.len() - 1);
+    let len = (odd.len() - IPV6) as u16;
+    odd[4..6].copy_from_slice(&len.to_be_bytes());
+    assert_eq!(reassembler.handle_v6(NOW, 1, &wire::chain(&odd).unwrap()), None);
+    assert_eq!(reassembler.counters().invalid, 1);
 }
