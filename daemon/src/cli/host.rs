@@ -18,7 +18,7 @@ use crate::{
     logging::{self, LogFormat},
     sys::activation,
 };
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nitrotap_core::{gateway::policy::Rule, link::MacAddr};
 use publish::Publish;
 use std::{
@@ -41,6 +41,7 @@ use std::{
     nitrotap host --listen vsock://:1024\n  \
     nitrotap host --listen vsock://:1024 --publish 0.0.0.0:443=:443\n  \
     nitrotap host --listen vsock://:1024 --services unix:///run/nitrotap/services.sock\n  \
+    nitrotap host --listen vsock://:1024 --subnet6 fd00:1:2:3::/64\n  \
     nitrotap host --listen vsock://:1024 --mtu 65520 --allow-imds --metrics 127.0.0.1:9090\n  \
     nitrotap host --listen-qemu unix:///tmp/qemu.sock --pcap /tmp/frames.pcap\n  \
     curl --unix-socket /run/nitrotap/services.sock http://x/services/forwarder/expose \\\n      \
@@ -120,7 +121,7 @@ pub(crate) struct Args {
 #[command(next_help_heading = "Published ports")]
 struct Ports {
     /// Let a port of this host lead to a guest: PROTO tcp or udp, ADDR 127.0.0.1 unless given (* is all interfaces), GUEST
-    /// the device unless given; repeatable
+    /// the device unless given, IPv6 in brackets; repeatable
     #[arg(long, value_name = "[PROTO:][ADDR:]PORT=GUEST:PORT")]
     publish: Vec<Publish>,
 
@@ -143,6 +144,11 @@ struct Network {
     /// The network, with a prefix length from 8 to 29 [default: 192.168.127.0/24]
     #[arg(long, value_name = "CIDR")]
     subnet: Option<Ipv4Net>,
+
+    /// Give guests IPv6 too, with addresses that they make themselves in this /64: ours, and that of the name server, is its
+    /// ::1, and ::fe stands for --host-ip [default: no IPv6]
+    #[arg(long, value_name = "PREFIX/64")]
+    subnet6: Option<Ipv6Net>,
 
     /// Our address, and that of the name server [default: first of the subnet]
     #[arg(long, value_name = "IP")]
@@ -188,7 +194,7 @@ struct Policy {
     #[arg(long, alias = "ec2-metadata-access")]
     allow_imds: bool,
 
-    /// Let guests reach this host's 127.0.0.1 as --host-ip, as gvproxy does
+    /// Let guests reach this host's 127.0.0.1 as --host-ip, as gvproxy does, and its ::1 as ::fe of --subnet6
     #[arg(long)]
     allow_host_loopback: bool,
 }

@@ -4,7 +4,7 @@ use super::{
     address::ListenUrl,
     control::{Forward, Mac},
 };
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nitrotap_core::gateway::{
     dns::{Record, Zone},
     policy::PolicyConfig,
@@ -73,6 +73,8 @@ pub(crate) struct Network {
     /// [`MIN_MTU`] to [`MAX_MTU`].
     pub(crate) mtu: u16,
     pub(crate) subnet: Ipv4Net,
+    /// The IPv6 prefix, /64; `None`: guests have no IPv6.
+    pub(crate) subnet6: Option<Ipv6Net>,
     pub(crate) gateway_ip: Ipv4Addr,
     /// The guest that publishing means without naming one.
     pub(crate) device_ip: Ipv4Addr,
@@ -150,6 +152,7 @@ impl Network {
         Ok(Self {
             mtu: 1500,
             subnet,
+            subnet6: None,
             gateway_ip: Ipv4Addr::from_bits(first + 1),
             device_ip: Ipv4Addr::from_bits(first + 2),
             host_ip,

@@ -110,6 +110,7 @@ fn gateway_config(config: &Config) -> gateway::Config {
     let (network, limits) = (&config.network, &config.limits);
     gateway::Config {
         subnet: network.subnet,
+        subnet6: network.subnet6,
         gateway: network.gateway_ip,
         gateway_mac: network.gateway_mac,
         host: network.host_ip,

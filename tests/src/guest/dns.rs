@@ -1,36 +1,39 @@
-//! One DNS query of type A over UDP (RFC 1035), by hand.
+//! One DNS query of type A or AAAA over UDP (RFC 1035, RFC 3596), by hand.
 
 use super::say;
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 const ID: u16 = 0x4E54;
-const TYPE_A: u16 = 1;
+/// The type of a record with an IPv4 address.
+pub const TYPE_A: u16 = 1;
+/// The type of one with an IPv6 address.
+pub const TYPE_AAAA: u16 = 28;
 const CLASS_IN: u16 = 1;
 const ATTEMPTS: u32 = 10;
 
-/// Asks `server` for the A records of `name` and prints them.
-pub fn lookup(name: &str, server: SocketAddr) -> io::Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+/// Asks `server` for the addresses of `name` in records of one type and prints them.
+pub fn lookup(name: &str, kind: u16, server: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-    let query = query(name)?;
+    let query = query(name, kind)?;
     let mut buf = [0; 512];
     for _ in 0..ATTEMPTS {
         socket.send(&query)?;
         if let Ok(n) = socket.recv(&mut buf) {
             let addresses = answers(&buf[..n])?;
-            let addresses: Vec<_> = addresses.iter().map(Ipv4Addr::to_string).collect();
+            let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
             return say(format_args!("addresses={}", addresses.join(",")));
         }
     }
     Err(io::Error::other(format!("no answer from {server}")))
 }
 
-fn query(name: &str) -> io::Result<Vec<u8>> {
+fn query(name: &str, kind: u16) -> io::Result<Vec<u8>> {
     // Recursion desired, one question.
     let mut message = [ID.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
     for label in name.trim_end_matches('.').split('.') {
@@ -39,13 +42,13 @@ fn query(name: &str) -> io::Result<Vec<u8>> {
         message.extend_from_slice(label.as_bytes());
     }
     message.push(0);
-    message.extend_from_slice(&TYPE_A.to_be_bytes());
+    message.extend_from_slice(&kind.to_be_bytes());
     message.extend_from_slice(&CLASS_IN.to_be_bytes());
     Ok(message)
 }
 
 /// The addresses in an answer; an error names what is wrong with it.
-fn answers(message: &[u8]) -> io::Result<Vec<Ipv4Addr>> {
+fn answers(message: &[u8]) -> io::Result<Vec<IpAddr>> {
     let mut at = Cursor { message, position: 0 };
     let (id, flags) = (at.number()?, at.number()?);
     let (questions, records) = (at.number()?, at.number()?);
@@ -67,8 +70,13 @@ fn answers(message: &[u8]) -> io::Result<Vec<Ipv4Addr>> {
         at.skip(6)?;
         let length = at.number()?.into();
         let data = at.take(length)?;
-        if let (TYPE_A, &[a, b, c, d]) = (kind, data) {
-            addresses.push(Ipv4Addr::new(a, b, c, d));
+        match (kind, data) {
+            (TYPE_A, &[a, b, c, d]) => addresses.push([a, b, c, d].into()),
+            (TYPE_AAAA, data) => {
+                let octets: [u8; 16] = data.try_into().map_err(|_| io::Error::other("an AAAA record of no address"))?;
+                addresses.push(Ipv6Addr::from(octets).into());
+            }
+            _ => {}
         }
     }
     Ok(addresses)
@@ -113,17 +121,17 @@ mod tests {
 
     #[test]
     fn an_answer_with_a_compressed_name_gives_its_address() {
-        let mut message = query("a.example").unwrap();
+        let mut message = query("a.example", TYPE_A).unwrap();
         message[2] = 0x81;
         message[7] = 1;
         message.extend_from_slice(&[0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 192, 168, 127, 1]);
-        assert_eq!(answers(&message).unwrap(), [Ipv4Addr::new(192, 168, 127, 1)]);
+        assert_eq!(answers(&message).unwrap(), [IpAddr::from([192, 168, 127, 1])]);
         assert!(answers(&message[..message.len() - 1]).is_err());
     }
 
     #[test]
     fn a_name_that_does_not_exist_is_an_error() {
-        let mut message = query("a.example").unwrap();
+        let mut message = query("a.example", TYPE_A).unwrap();
         message[2..4].copy_from_slice(&[0x81, 0x83]);
         assert!(answers(&message).unwrap_err().to_string().contains("code 3"));
     }

@@ -31,7 +31,7 @@ impl Publish {
     /// The forward, where `device` is the guest that was not named.
     pub(super) fn forward(self, device: Ipv4Addr, proxy_protocol: bool) -> Forward {
         let local = if self.udp { Local::Udp(self.local) } else { Local::Tcp(self.local) };
-        let to = SocketAddr::new(self.guest.unwrap_or(device.into()), self.port);
+        let to = SocketAddr::new(self.guest.unwrap_or(IpAddr::V4(device)), self.port);
         Forward { name: self.name, local, to, proxy_protocol: proxy_protocol && !self.udp }
     }
 }

@@ -107,6 +107,7 @@ fn network(args: &Args, file: &Settings, from_file: bool) -> Result<(Network, bo
         }
         network.mtu = mtu;
     }
+    network.subnet6 = flags.subnet6;
     let or = |flag: Option<Ipv4Addr>, file: Option<Ipv4Addr>, default| flag.or(file).unwrap_or(default);
     network.gateway_ip = or(flags.gateway_ip, file.gateway_ip, network.gateway_ip);
     network.device_ip = or(flags.device_ip, file.device_ip, network.device_ip);

@@ -53,7 +53,7 @@ impl Worker {
         let sent = match end {
             End::Own(fd) => send(fd, payload, SendFlags::NOSIGNAL).map(drop).inspect_err(|errno| {
                 if *errno == Errno::MSGSIZE
-                    && let Ok(mtu) = sockopt::ip_mtu(fd)
+                    && let Ok(mtu) = if to.is_ipv4() { sockopt::ip_mtu(fd) } else { sockopt::ipv6_mtu(fd) }
                 {
                     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
                     self.gateway.session_failed(session, SessionError::TooLong(mtu));
@@ -77,7 +77,8 @@ impl Worker {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let protocol = match kind {
             Kind::Udp => None,
-            // Without privileges where `net.ipv4.ping_group_range` allows it.
+            // Without privileges where `net.ipv4.ping_group_range` allows it, which is for both families.
+            Kind::Ping if to.is_ipv6() => Some(ipproto::ICMPV6),
             Kind::Ping => Some(ipproto::ICMP),
         };
         let fd = socket_with(family, SocketType::DGRAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, protocol)?;
