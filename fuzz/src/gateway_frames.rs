@@ -1,4 +1,5 @@
-//! The whole gateway under a script of frames from two enclaves and of what the world says.
+//! The whole gateway under a script of frames from two enclaves and of what the world says. Inputs of an odd length have
+//! IPv6 too.
 
 use nitrotap_core::{
     frame::Framing,
@@ -8,13 +9,21 @@ use nitrotap_core::{
     offload::checksum,
     time::Instant,
 };
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::{Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 const MTU: u16 = 1500;
 const FLOWS: usize = 6;
 const SESSIONS: usize = 6;
-/// Ethernet and IPv4 headers.
+/// Ethernet and IPv4 headers, and with IPv6.
 const HEADS: usize = 14 + 20;
+const HEADS_V6: usize = 14 + 40;
+const GATEWAY_MAC: [u8; 6] = [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd];
+const PREFIX: u128 = 0xfd00_0001 << 96;
+const LINK_LOCAL: u128 = 0xfe80 << 112;
 
 struct World {
     gateway: Gateway,
@@ -24,6 +33,7 @@ struct World {
     flows: VecDeque<FlowId>,
     sessions: VecDeque<SessionId>,
     questions: VecDeque<u64>,
+    ipv6: bool,
     /// What the gateway's last segment acknowledged, and its own next number: where a guest goes on.
     next: (u32, u32),
 }
@@ -32,8 +42,18 @@ struct World {
 pub fn gateway_frames(data: &[u8]) {
     let tenant = TenantLimits { flows: FLOWS, half_open: FLOWS, sessions: SESSIONS, rate: None };
     let memory = FLOWS * (16 << 10) + (8 << 20);
-    let config =
-        Config { tenant, max_flows: FLOWS, max_sessions: SESSIONS, memory, mtu: MTU, seed: 1, ..Config::default() };
+    let ipv6 = data.len() % 2 == 1;
+    let Ok(subnet6) = "fd00:1::/64".parse() else { unreachable!("a well-formed prefix") };
+    let config = Config {
+        tenant,
+        max_flows: FLOWS,
+        max_sessions: SESSIONS,
+        memory,
+        mtu: MTU,
+        seed: 1,
+        subnet6: ipv6.then_some(subnet6),
+        ..Config::default()
+    };
     let Ok(mut gateway) = Gateway::new(config) else { unreachable!("this gateway can be") };
     let mut attach = |tenant| gateway.attach(tenant, Some(Framing::Hyperkit));
     let (Some(a), Some(b)) = (attach(1), attach(0x8000_0000)) else { unreachable!("two links are few") };
@@ -45,6 +65,7 @@ pub fn gateway_frames(data: &[u8]) {
         flows: VecDeque::new(),
         sessions: VecDeque::new(),
         questions: VecDeque::new(),
+        ipv6,
         next: (1000, 0),
     };
     let mut rest = data;
@@ -67,7 +88,11 @@ impl World {
             // What lies behind an Ethernet header that makes sense.
             1 => {
                 let (payload, rest) = chunk(rest);
-                let to = [[0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd], [0xff; 6], mac(how ^ 1)][usize::from(how >> 1) % 3];
+                if self.ipv6 && how & 8 != 0 {
+                    self.frame(link, &ipv6_frame(how, payload));
+                    return rest;
+                }
+                let to = [GATEWAY_MAC, [0xff; 6], mac(how ^ 1)][usize::from(how >> 1) % 3];
                 let kind = if how & 16 == 0 { [8, 0] } else { [8, 6] };
                 self.frame(link, &[&to[..], &mac(how), &kind, payload].concat());
                 rest
@@ -77,16 +102,24 @@ impl World {
                 let [flags, port, sequence, acknowledgement, window, len, rest @ ..] = rest else { return &[] };
                 let near = |base: u32, delta: u8| base.wrapping_add((i32::from(delta.cast_signed()).pow(3)) as u32);
                 let len = usize::from(*len) * 6;
-                let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 192, 168, 127, 2 + (how & 1)];
-                packet.extend([203, 0, 113, port >> 5, 0, 1 + (port & 3), 0, 80]);
+                let six = self.ipv6 && port & 16 != 0;
+                let mut packet = if six {
+                    let to = 0x2001_0db8 << 96 | u128::from(port >> 5);
+                    let head = [0x60, 0, 0, 0, 0, 0, 6, 64];
+                    [&head[..], &guest(how).to_be_bytes(), &to.to_be_bytes()].concat()
+                } else {
+                    let head = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 192, 168, 127, 2 + (how & 1)];
+                    [&head[..], &[203, 0, 113, port >> 5]].concat()
+                };
+                packet.extend([0, 1 + (port & 3), 0, 80]);
                 packet.extend(near(self.next.0, *sequence).to_be_bytes());
                 packet.extend(near(self.next.1, *acknowledgement).to_be_bytes());
                 packet.extend([0x60, *flags, *window, 0xff, 0, 0, 0, 0, 3, 3, how >> 1, 0]);
                 packet.resize(packet.len() + len, *flags);
-                let total = (packet.len() as u16).to_be_bytes();
-                packet[2..4].copy_from_slice(&total);
-                let to = [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd];
-                self.frame(link, &[&to[..], &mac(how), &[8, 0], &packet].concat());
+                let (at, len, kind) =
+                    if six { (4, packet.len() - 40, [0x86, 0xdd]) } else { (2, packet.len(), [8, 0]) };
+                packet[at..at + 2].copy_from_slice(&(len as u16).to_be_bytes());
+                self.frame(link, &[&GATEWAY_MAC[..], &mac(how), &kind, &packet].concat());
                 rest
             }
             3 => {
@@ -115,8 +148,11 @@ impl World {
             }
             // The world begins.
             5 => {
-                let guest = format!("192.168.127.{}:80", how & 3).parse();
-                let Ok(guest) = guest else { unreachable!("a well-formed address") };
+                let guest = if self.ipv6 && how & 8 != 0 {
+                    SocketAddr::from((Ipv6Addr::from_bits(PREFIX | u128::from(how & 3)), 80))
+                } else {
+                    SocketAddr::from(([192, 168, 127, how & 3], 80))
+                };
                 if how & 4 == 0 {
                     self.flows.extend(self.gateway.connect(self.now, guest));
                 } else {
@@ -188,8 +224,11 @@ impl World {
             self.gateway.flush(self.now);
         }
         while let Some((frame, len)) = Framing::Hyperkit.split(&pending) {
-            if frame[6..12] == [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd] {
+            if frame[6..12] == GATEWAY_MAC {
                 self.judge(frame);
+            } else if frame[12..14] == [0x86, 0xdd] && frame.get(20) == Some(&58) {
+                // Of another enclave: only the gateway is a router.
+                assert!(!matches!(frame.get(HEADS_V6), Some(134 | 137)), "a rogue router");
             }
             pending.drain(..len);
         }
@@ -199,6 +238,9 @@ impl World {
     /// A frame of the gateway's own.
     fn judge(&mut self, frame: &[u8]) {
         assert!(frame.len() <= 14 + usize::from(MTU), "a frame of {} bytes", frame.len());
+        if frame[12..14] == [0x86, 0xdd] {
+            return self.judge_v6(frame);
+        }
         if frame[12..14] != [8, 0] {
             return;
         }
@@ -210,11 +252,74 @@ impl World {
         let address = |at: usize| [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]];
         let pseudo = checksum::pseudo_header_v4(address(26), address(30), 6, segment.len() as u16);
         assert!(checksum::is_valid(checksum::add(pseudo, segment)), "the TCP checksum");
+        self.follow(segment);
+    }
+
+    fn judge_v6(&mut self, frame: &[u8]) {
+        assert!(self.ipv6, "nobody has asked for it");
+        let payload = &frame[HEADS_V6..];
+        assert_eq!(payload.len(), usize::from(u16::from_be_bytes([frame[18], frame[19]])), "the length of the packet");
+        let protocol = frame[20];
+        if protocol == 44 {
+            return;
+        }
+        assert!(checksum::is_valid(sum_v6(&frame[22..HEADS_V6], protocol, payload)), "a checksum over IPv6");
+        if protocol == 6 {
+            self.follow(payload);
+        }
+    }
+
+    /// Where the gateway is in a connection.
+    fn follow(&mut self, segment: &[u8]) {
         let number = |at: usize| u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]]);
         let head = usize::from(segment[12] >> 4) * 4;
         let len = (segment.len() - head) as u32 + u32::from(segment[13] & 2 != 0) + u32::from(segment[13] & 1 != 0);
         self.next = (number(8), number(4).wrapping_add(len));
     }
+}
+
+/// The sum over the pseudo-header of IPv6 and a payload.
+fn sum_v6(addresses: &[u8], protocol: u8, payload: &[u8]) -> u64 {
+    let len = (payload.len() as u32).to_be_bytes();
+    let pseudo = [addresses, &len, &[0, 0, 0, protocol]].concat();
+    checksum::add(checksum::add(0, &pseudo), payload)
+}
+
+/// The address of an enclave.
+fn guest(how: u8) -> u128 {
+    PREFIX | (2 + u128::from(how & 1))
+}
+
+/// A frame with IPv6 that makes sense up to its payload: two bytes say from where to where and what, and checksums are
+/// right.
+fn ipv6_frame(how: u8, payload: &[u8]) -> Vec<u8> {
+    let [between, protocol, payload @ ..] = payload else { return Vec::new() };
+    let host = [PREFIX | 1, PREFIX | 0xfe, guest(how ^ 1), 0x2001_0db8 << 96 | 9];
+    let groups =
+        [0xff02 << 112 | 1, 0xff02 << 112 | 2, 0xff02_u128 << 112 | 0x1_ff00_0001, 0xff02_u128 << 112 | 0x1_ff00_0003];
+    let to = if between & 4 == 0 { host[usize::from(between & 3)] } else { groups[usize::from(between & 3)] };
+    let from = [guest(how), LINK_LOCAL | u128::from(how & 1) | 2, 0, guest(how ^ 1)][usize::from(between >> 3 & 3)];
+    let protocol = [17, 58, 44, 0, 60, 58, 58, *protocol][usize::from(protocol & 7)];
+    let mut payload = payload.to_vec();
+    let hops = if between & 128 == 0 { 255 } else { 64 };
+    let len = (payload.len() as u16).to_be_bytes();
+    let addresses = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    let at = if protocol == 58 { 2..4 } else { 6..8 };
+    if matches!(protocol, 17 | 58)
+        && let Some(field) = payload.get_mut(at.clone())
+    {
+        field.fill(0);
+        let sum = checksum::finish(sum_v6(&addresses, protocol, &payload));
+        payload[at].copy_from_slice(&sum);
+    }
+    let [.., a, b, c, d] = to.to_be_bytes();
+    let station = if between & 4 == 0 {
+        [GATEWAY_MAC, mac(how ^ 1)][usize::from(how >> 1 & 1)]
+    } else {
+        [0x33, 0x33, a, b, c, d]
+    };
+    let head = [0x86, 0xdd, 0x60, 0, 0, 0, len[0], len[1], protocol, hops];
+    [&station[..], &mac(how), &head, &addresses, &payload].concat()
 }
 
 /// A length in one byte, in units of two, and so many bytes.
