@@ -4,7 +4,7 @@ use crate::errors::Error;
 use nitrotap_core::link::MacAddr;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder, packet_route::link::LinkMessage};
 use rustix::io::Errno;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How the TAP interface is to look.
 #[derive(Clone, Debug)]
@@ -15,6 +15,14 @@ pub(crate) struct Interface {
     pub(crate) prefix: u8,
     pub(crate) gateway: Ipv4Addr,
     pub(crate) mtu: u16,
+    pub(crate) ipv6: Ipv6,
+}
+
+/// What it gets of IPv6 beyond what the kernel makes itself of router advertisements.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ipv6 {
+    pub(crate) address: Option<(Ipv6Addr, u8)>,
+    pub(crate) gateway: Option<Ipv6Addr>,
 }
 
 /// Frames the kernel keeps for us while we write: enough for a 4 MiB window of 1448-byte segments several times over.
@@ -39,7 +47,7 @@ struct Set<'a> {
 
 impl Set<'_> {
     async fn all(&self) -> Result<(), Error> {
-        let Interface { name, mac, address, prefix, gateway, mtu } = self.interface;
+        let Interface { name, mac, address, prefix, gateway, mtu, ipv6 } = self.interface;
         let lo = index("lo")?;
         self.link(by_index(lo).up().build()).await.map_err(|e| failed("bring lo up", &e))?;
 
@@ -60,7 +68,21 @@ impl Set<'_> {
                  of its own (nitrotap local -- CMD makes one)",
             ),
             _ => failed(&format!("make {gateway} the default route"), &e),
-        })
+        })?;
+        self.ipv6(tap, *ipv6).await
+    }
+
+    async fn ipv6(&self, tap: u32, Ipv6 { address, gateway }: Ipv6) -> Result<(), Error> {
+        if let Some((address, prefix)) = address {
+            let add = self.handle.address().add(tap, IpAddr::V6(address), prefix).replace();
+            add.execute().await.map_err(|e| failed(&format!("add address {address}/{prefix}"), &e))?;
+        }
+        if let Some(gateway) = gateway {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).output_interface(tap).build();
+            let add = self.handle.route().add(route).execute().await;
+            add.map_err(|e| failed(&format!("make {gateway} the default route"), &e))?;
+        }
+        Ok(())
     }
 
     async fn link(&self, message: LinkMessage) -> Result<(), rtnetlink::Error> {

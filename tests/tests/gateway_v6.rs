@@ -3,16 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "tests, though the attribute that says so is in a table")]
 
 use nitrotap_tests::{
-    Enclave, Namespace, Scratch,
+    Enclave, Namespace, Process, Scratch, binaries,
     enclave::{run_outside, serve_outside},
     gateway::Kind,
     guest::payload::Digest,
-    require, wait,
-    wait::{LATER, SOON},
+    peers::{self, Missing},
+    require,
+    wait::{self, LATER, SOON},
 };
 use std::{
     fs,
-    net::{Ipv6Addr, SocketAddr, TcpListener},
+    net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    sync::Arc,
 };
 
 const PREFIX: &str = "fd00:1:2:3::/64";
@@ -129,7 +131,7 @@ fn a_published_port_leads_to_the_enclave_by_its_ipv6_address() {
 
 #[test]
 fn a_port_that_is_published_from_the_start_hears_who_comes() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap();
     // The address that every kernel makes of the enclave's default hardware address (RFC 4291 appendix A).
     let publish = format!("{free}=[fd00:1:2:3:b8aa:adff:fec0:ffee]:8080");
     let (_gateway, enclave, address) = network!("--publish", &publish, "--proxy-protocol");
@@ -141,21 +143,98 @@ fn a_port_that_is_published_from_the_start_hears_who_comes() {
     let scratch = Scratch::new();
     run_outside(&["tcp-send", &free.to_string(), "1000", "3"], &scratch).expect_success();
     let received = sink.expect_line("received ", SOON);
-    // 28 bytes of header with two IPv4 addresses come first.
-    assert!(received.contains("bytes=1028"), "{received}");
+    // 52 bytes of header with two IPv6 addresses come first.
+    assert!(received.contains("bytes=1052"), "{received}");
+}
+
+/// A machine with an address of its own, and a net that its administrator forbids.
+const MAKE_WORLD: &str = "\
+set -e
+ip link set lo up
+ip address add 2001:db8::1/128 dev lo
+ip route add prohibit 2001:db8:bad::/48
+echo 0 0 >/proc/sys/net/ipv4/ping_group_range
+";
+const WORLD: &str = "2001:db8::1";
+
+/// That machine.
+fn make_world(scratch: &Scratch) -> Result<Arc<Namespace>, Missing> {
+    peers::find("ip")?;
+    let namespace = Arc::new(Namespace::new()?);
+    let mut command = namespace.command("sh");
+    command.args(["-c", MAKE_WORLD]);
+    Process::start("make-world", command, scratch).finish(SOON).expect_success();
+    Ok(namespace)
+}
+
+/// A guest program that serves in the world.
+fn serve_in(namespace: &Namespace, args: &[&str], scratch: &Scratch) -> Process {
+    let mut command = namespace.command(binaries::guest());
+    command.args(args);
+    let mut server = Process::start(args[0], command, scratch);
+    server.expect_line("listening on ", SOON);
+    server
+}
+
+#[test]
+fn the_world_answers_and_what_it_refuses_is_told_as_what_it_is() {
+    let scratch = Scratch::new();
+    let world = require!(make_world(&scratch));
+    let _tcp = serve_in(&world, &["tcp-echo", "[2001:db8::1]:7"], &scratch);
+    let _udp = serve_in(&world, &["udp-echo", "[2001:db8::1]:7"], &scratch);
+    let gateway = require!(Kind::Ours.options().args(&["--subnet6", PREFIX]).inside(world).start());
+    let enclave = require!(Enclave::linked(Enclave::options(), &gateway.url()));
+    own_address(&enclave);
+    let to = format!("[{WORLD}]:7");
+    assert_eq!(enclave.guest(&["tcp-exchange", &to, "3", "100000", "1"]).expect_success().number("good"), 3);
+    assert_eq!(enclave.guest(&["udp-ping", &to, "1000", "3"]).expect_success().number("echoed"), 3);
+    let pings = enclave.guest(&["ping", WORLD, "56", "3"]).expect_success();
+    assert_eq!((pings.number("replies"), pings.number("repeated")), (3, 0));
+    for (to, why) in [
+        ("[2001:db8::1]:8", "refused"),
+        ("[2001:db8:bad::1]:80", "Permission denied"),
+        ("[2001:db9::1]:80", "unreachable"),
+        // Another way to write an address of IPv4 is no way around what is said about that.
+        ("[64:ff9b::127.0.0.1]:7", "refused"),
+        ("[64:ff9b::169.254.169.254]:80", "refused"),
+    ] {
+        let refused = enclave.guest(&["tcp-send", to, "1", "1"]);
+        assert!(refused.code() == Some(1) && refused.stderr.contains(why), "{to}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn an_address_that_was_given_works_beside_those_that_the_kernel_makes() {
+    let gateway = require!(Kind::Ours.options().args(&["--subnet6", PREFIX]).start());
+    let options = Enclave::options().args(&["--address6", "fd00:1:2:3::42/64", "--gateway6", GATEWAY]);
+    let enclave = require!(Enclave::linked(options, &gateway.url()));
+    own_address(&enclave);
+    let scratch = Scratch::new();
+    let _server = enclave.serve(&["http-server", "[::]:8080"]);
+    let local = gateway.expose_tcp_to("[fd00:1:2:3::42]:8080".parse().unwrap());
+    let page = run_outside(&["http-get", &format!("http://{local}/")], &scratch).expect_success().stdout;
+    assert!(page.starts_with("GET / HTTP/1.1\n"), "{page}");
+}
+
+#[test]
+fn a_published_udp_port_leads_to_the_enclave_by_its_ipv6_address() {
+    let (gateway, enclave, address) = network!();
+    let scratch = Scratch::new();
+    let _echo = enclave.serve(&["udp-echo", "[::]:5353"]);
+    let free = UdpSocket::bind("[::1]:0").unwrap().local_addr().unwrap();
+    let request = format!(r#"{{"local":"{free}","remote":"[{address}]:5353","protocol":"udp"}}"#);
+    let answer = gateway.call("POST", "/services/forwarder/expose", &request);
+    assert_eq!(answer.status().unwrap(), 200, "{}", answer.text());
+    let done = run_outside(&["udp-ping", &free.to_string(), "1000", "3"], &scratch).expect_success();
+    assert_eq!(done.number("echoed"), 3);
 }
 
 #[test]
 fn names_are_resolved_over_ipv6_and_lead_to_ipv6() {
     let scratch = Scratch::new();
     // An upstream on port 53 needs a machine of its own.
-    let namespace = std::sync::Arc::new(require!(Namespace::new()));
-    let up = namespace.command("ip").args(["link", "set", "lo", "up"]).status().unwrap();
-    assert!(up.success());
-    let mut command = namespace.command(nitrotap_tests::binaries::guest());
-    command.args(["dns-server", "127.0.0.1:53"]);
-    let mut server = nitrotap_tests::Process::start("dns", command, &scratch);
-    server.expect_line("listening on ", SOON);
+    let namespace = require!(make_world(&scratch));
+    let _server = serve_in(&namespace, &["dns-server", "127.0.0.1:53"], &scratch);
     let resolv_conf = scratch.join("upstream.conf");
     fs::write(&resolv_conf, "nameserver 127.0.0.1\n").unwrap();
     let args = ["--subnet6", PREFIX, "--resolv-conf", resolv_conf.to_str().unwrap()];

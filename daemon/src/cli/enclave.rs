@@ -9,18 +9,19 @@ use crate::{
     limits,
     local::namespace,
     metrics::{self, Sources},
-    netlink::Interface,
+    netlink::{Interface, Ipv6},
     procfs,
     resolv::ResolvConf,
     sys::tun,
 };
+use ipnet::Ipv6Net;
 use nitrotap_core::{
     frame::{MAX_MTU, MIN_MTU},
     link::MacAddr,
 };
 use std::{
     ffi::OsString,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
     str::FromStr,
@@ -57,6 +58,14 @@ pub(crate) struct Args {
     /// The gateway: default route and name server
     #[arg(long, value_name = "IP", default_value = "192.168.127.1")]
     gateway: Ipv4Addr,
+
+    /// IPv6 address of the TAP device and its subnet, beside those that the kernel makes itself [default: none]
+    #[arg(long, value_name = "CIDR")]
+    address6: Option<Ipv6Net>,
+
+    /// The gateway of --address6: default route, where no router advertises itself [default: none]
+    #[arg(long, value_name = "IP", requires = "address6")]
+    gateway6: Option<Ipv6Addr>,
 
     /// MTU of the TAP device, in bytes; the gateway's must not be smaller
     #[arg(long, value_name = "N", default_value_t = 1500,
@@ -97,6 +106,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     check_addresses(&args.address, args.gateway)?;
+    check_ipv6(args.address6, args.gateway6)?;
     let proxy = args.proxy.options()?;
     if args.namespace_init {
         namespace::prepare_init();
@@ -122,6 +132,7 @@ async fn enclave(args: Args, proxy: Option<ProxyOptions>) -> Result<ExitCode, Er
             prefix: args.address.prefix,
             gateway: args.gateway,
             mtu: args.mtu,
+            ipv6: Ipv6 { address: args.address6.map(|net| (net.addr(), net.prefix_len())), gateway: args.gateway6 },
         },
         host: args.host,
         frame_loop: args.frame_loop,
@@ -310,6 +321,23 @@ fn check_addresses(us: &Cidr, gateway: Ipv4Addr) -> Result<(), Error> {
     Ok(())
 }
 
+fn check_ipv6(us: Option<Ipv6Net>, gateway: Option<Ipv6Addr>) -> Result<(), Error> {
+    let (Some(us), gateway) = (us, gateway) else { return Ok(()) };
+    let address = us.addr();
+    if address.is_multicast() || address.is_unspecified() || address.is_loopback() {
+        return Err(Error::usage(format!("--address6 {address} is no address of an interface")));
+    }
+    match gateway {
+        Some(gateway) if gateway == address => {
+            Err(Error::usage(format!("--gateway6 and --address6 are both {gateway}; they must differ")))
+        }
+        Some(gateway) if !us.contains(&gateway) && !gateway.is_unicast_link_local() => Err(Error::usage(format!(
+            "--gateway6 {gateway} is neither in the subnet of --address6 {us} nor an address of the link"
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ResolvTarget {
     None,
@@ -352,6 +380,20 @@ mod tests {
         }
         for bad in ["192.168.127.2", "192.168.127.2/31", "192.168.127.2/0", "192.168.127.0/24", "a/24", "1.2.3.4/x"] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ipv6_addresses_are_checked_against_their_subnet() {
+        let us = Some("fd00::2/64".parse().unwrap());
+        for good in [None, Some("fd00::1"), Some("fe80::1")] {
+            assert!(check_ipv6(us, good.map(|ip| ip.parse().unwrap())).is_ok(), "{good:?}");
+        }
+        for bad in ["fd00::2", "fd01::1"] {
+            assert!(matches!(check_ipv6(us, Some(bad.parse().unwrap())), Err(Error::Usage(_))), "{bad}");
+        }
+        for bad in ["ff02::1/64", "::/64", "::1/128"] {
+            assert!(matches!(check_ipv6(Some(bad.parse().unwrap()), None), Err(Error::Usage(_))), "{bad}");
         }
     }
 

@@ -6,6 +6,7 @@ use crate::{
     http::ListenAddr,
     local::{folder::Folder, gateway::Gateway, namespace, publish::Publish},
 };
+use ipnet::Ipv6Net;
 use nitrotap_proxy::UpstreamUrl;
 use std::{ffi::OsString, fs, net::Ipv4Addr, process::ExitCode};
 
@@ -28,6 +29,11 @@ pub(crate) struct Args {
     /// The gateway to run: a gvproxy, with arguments separated by blanks [default: that of nitrotap host, built in]
     #[arg(long, value_name = "CMD")]
     gateway_command: Option<String>,
+
+    /// Give the command IPv6 too, with an address that its kernel makes itself in this /64; this machine's ::1 is its ::fe
+    /// [default: no IPv6]
+    #[arg(long, value_name = "PREFIX/64", conflicts_with = "gateway_command")]
+    subnet6: Option<Ipv6Net>,
 
     /// Run the reverse proxy inside on this address, or on vsock://:PORT; repeatable
     #[arg(long, value_name = "ADDR:PORT|vsock://:PORT", requires = "upstream")]
@@ -60,7 +66,7 @@ async fn local(args: Args) -> Result<ExitCode, Error> {
     let mut signals = Signals::catch(shared_terminal)?;
     let folder = Folder::create()?;
     let socket = folder.gateway_socket();
-    let mut gateway = Gateway::start(args.gateway_command.as_deref(), &socket).await?;
+    let mut gateway = Gateway::start(args.gateway_command.as_deref(), &socket, args.subnet6).await?;
     for publish in args.publish {
         gateway.publish(publish, GUEST).await?;
         tracing::info!("published {} as port {} inside", publish.outside, publish.inside);

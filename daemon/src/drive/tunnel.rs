@@ -197,7 +197,7 @@ fn status_line(
     status: watch::Receiver<Status>,
     clock: Clock,
 ) -> impl Fn() -> String + Send + Sync + 'static {
-    let Interface { name, mac, address, prefix, gateway, mtu } = config.interface.clone();
+    let Interface { name, mac, address, prefix, gateway, mtu, ipv6: _ } = config.interface.clone();
     let host = config.host.clone();
     move || {
         let status = Status { now: clock.now(), ..*status.borrow() };

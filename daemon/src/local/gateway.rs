@@ -10,6 +10,7 @@ use crate::{
         control::{Forward, Local},
     },
 };
+use ipnet::Ipv6Net;
 use nitrotap_core::gateway::policy::PolicyConfig;
 use std::{net::Ipv4Addr, path::Path};
 
@@ -21,11 +22,11 @@ pub(crate) enum Gateway {
 }
 
 impl Gateway {
-    /// Starts `command`, or the built-in one, listening on `socket`.
-    pub(crate) async fn start(command: Option<&str>, socket: &Path) -> Result<Self, Error> {
+    /// Starts `command`, or the built-in one, listening on `socket`; that one with IPv6 if there is a prefix for it.
+    pub(crate) async fn start(command: Option<&str>, socket: &Path, subnet6: Option<Ipv6Net>) -> Result<Self, Error> {
         Ok(match command {
             Some(command) => Self::Command(Box::new(Gvproxy::start(command, socket).await?)),
-            None => Self::BuiltIn(Box::new(Embedded::start(built_in(socket)?).await?)),
+            None => Self::BuiltIn(Box::new(Embedded::start(built_in(socket, subnet6)?).await?)),
         })
     }
 
@@ -66,9 +67,10 @@ impl Gateway {
 }
 
 /// gvproxy's network at the largest MTU, from which this machine's loopback is reached, as an app under development wants.
-fn built_in(socket: &Path) -> Result<Config, Error> {
+fn built_in(socket: &Path, subnet6: Option<Ipv6Net>) -> Result<Config, Error> {
     let mut network = Network::in_subnet(SUBNET).map_err(Error::runtime)?;
     network.mtu = MAX_MTU;
+    network.subnet6 = subnet6;
     network.static_leases.insert(network.device_ip, DEVICE_MAC);
     network.zones = network.default_zones();
     Ok(Config {
