@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   links            switch ── neighbours         policy, tenants
-//!   frames in ──▶ machine ──┬── ARP, DHCP, ICMP      │
+//!   frames in ──▶ machine ──┬── ARP, NDP, DHCP, ICMP │
 //!   queues   ◀──            ├── tcp: flows ──────────┼──▶ connections of the world
 //!                           └── sessions: UDP, pings ┴──▶ datagrams of the world
 //! ```
@@ -17,6 +17,7 @@ mod counters;
 pub mod dhcp;
 pub mod dns;
 pub mod fragments;
+mod handled;
 pub mod limits;
 mod machine;
 mod ndp;
@@ -35,7 +36,8 @@ mod wire;
 
 pub use config::{Config, ConfigError};
 pub use counters::Counters;
-pub use machine::{DialError, Gateway, Handled, OpenError, SessionError};
+pub use handled::{DialError, Handled, OpenError, SessionError};
+pub use machine::Gateway;
 pub use output::{Closed, FlowId, Output, SessionId, Target};
 pub use port::{ANONYMOUS, MAX_PORTS, PortId};
 pub use queue::LIMIT as QUEUE_LIMIT;

@@ -126,6 +126,22 @@ fn the_command_reaches_the_gateway_its_names_and_the_loopback_outside() {
 }
 
 #[test]
+fn the_command_has_ipv6_if_it_is_asked_for() {
+    let scratch = Scratch::new();
+    let (_server, port) = serve_outside(&["http-server", "[::1]:0"], &scratch);
+    // The kernel makes itself an address within some seconds.
+    let text = format!(
+        "until {guest} ping fd00:5::1 56 1 2>/dev/null; do sleep 0.1; done; {guest} http-get http://[fd00:5::fe]:{port}/inside",
+        guest = binaries::guest().display()
+    );
+    let mut local = require!(Local::new()).args(&["--subnet6", "fd00:5::/64"]).script(&text);
+    let finished = local.process.finish(LATER).expect_success();
+    assert!(finished.stdout.contains("GET /inside HTTP/1.1\n"), "{}", finished.stdout);
+    let refused = require!(Local::new()).args(&["--subnet6", "fd00:5::/48"]).guest(&["exit", "0"]).process.finish(SOON);
+    assert!(refused.code() == Some(2) && refused.stderr.contains("not a /64"), "{}", refused.stderr);
+}
+
+#[test]
 fn a_published_port_leads_to_the_command_from_outside() {
     let (same, other) = (free_port(), free_port());
     let publish = [format!("127.0.0.1:{other}:8080"), format!("{same}:8080")];

@@ -1,4 +1,5 @@
-//! IPv4 fragments: put together what an enclave sends in pieces, and cut what is longer than its MTU (RFC 791, RFC 815).
+//! Fragments: put together what an enclave sends in pieces (RFC 791, RFC 815; IPv6: RFC 8200 section 4.5), and cut what is
+//! longer than its MTU. Those of IPv6 are cut where they are sent.
 //!
 //! TCP never needs this: its ends agree on a segment size. UDP and ICMP do, above an MTU's worth of payload.
 

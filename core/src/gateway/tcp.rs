@@ -8,6 +8,7 @@
 mod budget;
 pub(super) mod device;
 mod flow;
+mod key;
 mod opening;
 mod sending;
 mod stray;
@@ -25,7 +26,6 @@ use super::{
 use crate::time::Instant;
 use budget::Budget;
 use core::{
-    hash::{Hash, Hasher},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -37,36 +37,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use time_wait::{Last, TimeWait};
 
 pub(super) use budget::SMALLEST;
-
-/// The addresses of a connection, and whose it is. Both are of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FlowKey {
-    pub(super) tenant: u32,
-    pub(super) guest: (IpAddr, u16),
-    pub(super) remote: (IpAddr, u16),
-}
-
-impl Hash for FlowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_pair(state, self.tenant, self.guest, self.remote);
-    }
-}
-
-/// Hashes two ends and whose they are in as few words as there are, for every packet: two of IPv4, five of IPv6.
-pub(super) fn hash_pair<H: Hasher>(state: &mut H, tenant: u32, guest: (IpAddr, u16), remote: (IpAddr, u16)) {
-    let ports = u64::from(guest.1) << 16 | u64::from(remote.1);
-    state.write_u64(u64::from(tenant) << 32 | ports);
-    match (guest.0, remote.0) {
-        (IpAddr::V4(guest), IpAddr::V4(remote)) => {
-            state.write_u64(u64::from(guest.to_bits()) << 32 | u64::from(remote.to_bits()));
-        }
-        (guest, remote) => {
-            for address in [guest, remote] {
-                state.write_u128(wire::v6(address).to_bits());
-            }
-        }
-    }
-}
+pub(super) use key::{FlowKey, hash_pair};
 
 /// What the table is told once.
 #[derive(Clone, Copy, Debug)]
