@@ -25,7 +25,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference {
         key: "api expose a remote that is a name",
         stock: "no answer (InvalidData)",
-        ours: r#"400 Bad Request; content-type: text/plain; charset=utf-8; x-content-type-options: nosniff; the host of remote nonsense:80 is no IPv4 address, such as 192.168.127.2\n"#,
+        ours: r#"400 Bad Request; content-type: text/plain; charset=utf-8; x-content-type-options: nosniff; the host of remote nonsense:80 is no IP address, such as 192.168.127.2\n"#,
         reason: "stock panics and hangs up; we say what is wrong",
     },
     Difference {

@@ -115,7 +115,7 @@ async fn the_rest_of_the_interface_is_gvproxys_too() {
              \"DefaultIP\":\"10.0.0.9\"}]\n",
         ),
         ("GET", "/tunnel", "", 500, "ip is mandatory\n"),
-        ("GET", "/tunnel?ip=foo&port=1", "", 400, "ip foo is no IPv4 address, such as 192.168.127.2\n"),
+        ("GET", "/tunnel?ip=foo&port=1", "", 400, "ip foo is no IP address, such as 192.168.127.2\n"),
         ("GET", "/connect", "", 404, "404 page not found\n"),
         ("GET", "/", "", 404, "404 page not found\n"),
     ] {
