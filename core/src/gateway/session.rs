@@ -12,7 +12,7 @@ use super::{
     neighbour::Spoofed,
     output::{Output, Outputs, SessionId},
     port::{PortId, Ports},
-    tcp::hash_pair,
+    tcp::{hash_pair, same},
     tenant::{Refusal, Tenants},
     timers::{Scheduled, Timers},
 };
@@ -47,12 +47,22 @@ pub enum Kind {
 }
 
 /// The addresses of a session, and whose it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Eq)]
 pub(super) struct SessionKey {
     pub(super) tenant: u32,
     pub(super) kind: Kind,
     pub(super) guest: (IpAddr, u16),
     pub(super) remote: (IpAddr, u16),
+}
+
+impl PartialEq for SessionKey {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.tenant == other.tenant
+            && self.kind == other.kind
+            && same(self.guest, other.guest)
+            && same(self.remote, other.remote)
+    }
 }
 
 impl Hash for SessionKey {

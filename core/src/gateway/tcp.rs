@@ -37,7 +37,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use time_wait::{Last, TimeWait};
 
 pub(super) use budget::SMALLEST;
-pub(super) use key::{FlowKey, hash_pair};
+pub(super) use key::{FlowKey, hash_pair, same};
 
 /// What the table is told once.
 #[derive(Clone, Copy, Debug)]

@@ -61,6 +61,7 @@ pub(super) struct Ip<'p> {
 impl<'p> Ip<'p> {
     /// An IPv4 packet. `None` if version, header length or total length make no sense. The header checksum is not looked
     /// at: the link is a local stream, and stock gvproxy does not look either (`RXChecksumOffload`).
+    #[inline]
     pub(super) fn parse_v4(bytes: &'p [u8]) -> Option<Self> {
         let first = *bytes.first()?;
         let head = usize::from(first & 0xf) * 4;
@@ -189,6 +190,7 @@ fn header_len(packet: &[u8]) -> usize {
 
 /// Writes the header without options into the first bytes of a packet that is as long as `packet`, [`head`] of them. The
 /// two addresses are of one family.
+#[inline]
 pub(super) fn ip(packet: &mut [u8], source: IpAddr, destination: IpAddr, protocol: u8) {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => ipv4(packet, source, destination, protocol),
@@ -223,6 +225,7 @@ pub(super) const fn v6(address: IpAddr) -> Ipv6Addr {
 }
 
 /// The sum of the pseudo-header of a payload of `len` bytes (RFC 9293 section 3.1, RFC 8200 section 8.1).
+#[inline]
 pub(super) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> u64 {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -237,6 +240,7 @@ pub(super) fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, l
 }
 
 /// Writes the UDP header into `datagram`, whose payload is already there.
+#[inline]
 pub(super) fn udp(datagram: &mut [u8], source: (IpAddr, u16), destination: (IpAddr, u16)) {
     let len = datagram.len();
     datagram[..2].copy_from_slice(&source.1.to_be_bytes());

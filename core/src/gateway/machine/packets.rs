@@ -5,6 +5,7 @@ use super::*;
 impl Gateway {
     /// Whether an address may be a guest's: in the virtual network, and nobody else's.
     #[must_use]
+    #[inline]
     pub fn is_guest(&self, address: IpAddr) -> bool {
         let address = match address {
             IpAddr::V4(address) => address,

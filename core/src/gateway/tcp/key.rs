@@ -7,20 +7,40 @@ use core::{
 };
 
 /// The addresses of a connection, and whose it is. Both are of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Eq, PartialOrd, Ord)]
 pub(in super::super) struct FlowKey {
     pub(in super::super) tenant: u32,
     pub(in super::super) guest: (IpAddr, u16),
     pub(in super::super) remote: (IpAddr, u16),
 }
 
+impl PartialEq for FlowKey {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.tenant == other.tenant && same(self.guest, other.guest) && same(self.remote, other.remote)
+    }
+}
+
 impl Hash for FlowKey {
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         hash_pair(state, self.tenant, self.guest, self.remote);
     }
 }
 
+/// Whether two ends are one, for every packet: as integers, where the derived comparison calls `memcmp`.
+#[inline(always)]
+pub(in super::super) fn same(a: (IpAddr, u16), b: (IpAddr, u16)) -> bool {
+    a.1 == b.1
+        && match (a.0, b.0) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => a.to_bits() == b.to_bits(),
+            (IpAddr::V6(a), IpAddr::V6(b)) => a.to_bits() == b.to_bits(),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+}
+
 /// Hashes two ends and whose they are in as few words as there are, for every packet: two of IPv4, five of IPv6.
+#[inline(always)]
 pub(in super::super) fn hash_pair<H: Hasher>(state: &mut H, tenant: u32, guest: (IpAddr, u16), remote: (IpAddr, u16)) {
     let ports = u64::from(guest.1) << 16 | u64::from(remote.1);
     state.write_u64(u64::from(tenant) << 32 | ports);
