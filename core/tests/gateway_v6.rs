@@ -590,3 +590,23 @@ fn a_guest_that_the_world_wants_is_asked_for() {
         assert!(world.gateway.connect(NOW, SocketAddr::from((ip(nobody), 53))).is_err(), "{nobody}");
     }
 }
+
+/// Two stock enclaves with one image have one hardware address, and make the same addresses of it.
+#[test]
+fn twins_both_reach_the_world() {
+    let mut world = World::known(config());
+    world.frames(world.a);
+    // The second one tries its address: the first one must not hear of it.
+    world.among(world.b, 0xa, &solicitation("::", A, None));
+    assert!(world.frames(world.a).is_empty());
+    world.among(world.b, 0xa, &icmp("fe80::a", ip("ff02::2"), 255, vec![133, 0, 0, 0, 0, 0, 0, 0]));
+    world.among(world.b, 0xa, &solicitation(A, GATEWAY, Some(mac(0xa))));
+    assert_eq!(world.sent(world.b).iter().map(|sent| sent.payload[0]).collect::<Vec<_>>(), [134, 136]);
+    for port in [world.a, world.b] {
+        world.through(port, 0xa, &syn(A, WORLD, 80));
+        let Some(Output::Dial { flow, .. }) = world.outputs().first().copied() else { panic!("no dial") };
+        world.gateway.dialed(NOW, flow, Ok(()));
+        let [said] = &world.sent(port)[..] else { panic!("one answer") };
+        assert_eq!((said.source, said.payload[13]), (ip(WORLD), 0x12), "SYN and ACK");
+    }
+}

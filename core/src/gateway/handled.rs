@@ -20,7 +20,7 @@ pub enum Handled<'f> {
         /// UDP payload, or an ICMP echo request from its type on.
         payload: Cow<'f, [u8]>,
     },
-    /// Answer this question with [`Gateway::handle_dns_answer`].
+    /// Answer this question with [`super::Gateway::handle_dns_answer`].
     Dns {
         /// Whose it is.
         client: u64,

@@ -82,13 +82,24 @@ impl Neighbours {
             Some(known) => *known = (new, now),
             None => {
                 let of_port = self.known.values().filter(|(known, _)| known.port == new.port).count();
-                if self.known.len() >= MAX_NEIGHBOURS || of_port >= MAX_PER_PORT {
+                if (self.known.len() >= MAX_NEIGHBOURS || of_port >= MAX_PER_PORT) && !self.forget_one(now, new.port) {
                     return Ok(Vec::new());
                 }
                 self.known.insert(address, (new, now));
             }
         }
         Ok(self.asked.remove(&address).map_or_else(Vec::new, |asked| asked.waiters))
+    }
+
+    /// Makes room on a link with the address that was silent the longest, if it was for long: of IPv6, a guest may take a new
+    /// one every day (RFC 8981).
+    fn forget_one(&mut self, now: Instant, port: PortId) -> bool {
+        let of_port = self.known.iter().filter(|(_, (known, _))| known.port == port);
+        let oldest = of_port.min_by_key(|(_, (_, seen))| *seen).map(|(address, (_, seen))| (*address, *seen));
+        match oldest {
+            Some((address, seen)) if now.since(seen) >= AGEING => self.known.remove(&address).is_some(),
+            Some(_) | None => false,
+        }
     }
 
     /// Whether `address` belongs to somebody whom `port` may not speak for.
@@ -177,6 +188,25 @@ mod tests {
         neighbours.detach(a);
         assert_eq!(neighbours.find(GUEST), None);
         assert!(neighbours.learn(Instant::ZERO, &ports, GUEST, there, false).is_ok());
+    }
+
+    #[test]
+    fn a_link_has_room_for_the_addresses_of_late_and_takes_no_room_of_others() {
+        let (mut neighbours, mut ports) = (Neighbours::default(), Ports::default());
+        let (a, b) = (ports.attach(1, None).unwrap(), ports.attach(2, None).unwrap());
+        let address = |n: u32| IpAddr::from(core::net::Ipv6Addr::from_bits(0xfd << 120 | u128::from(n)));
+        let mut learn = |second: u64, port, n| {
+            let place = Neighbour { port, mac: [2; 6] };
+            neighbours.learn(Instant::from_millis(second * 1000), &ports, address(n), place, false).unwrap();
+            neighbours.find(address(n)) == Some(place)
+        };
+        assert!(learn(0, b, 1_000_000));
+        let known = (0..300).filter(|n| learn(1, a, *n)).count();
+        assert_eq!(known, MAX_PER_PORT);
+        assert!(!learn(300, a, 1000), "all of them were heard of lately");
+        assert!(learn(302, a, 1000) && learn(302, a, 1001));
+        assert_eq!(neighbours.known.len(), MAX_PER_PORT + 1);
+        assert!(neighbours.find(address(1_000_000)).is_some());
     }
 
     #[test]

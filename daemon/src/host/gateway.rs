@@ -72,6 +72,9 @@ pub(super) fn start(config: &Config, sources: &Sources) -> Result<Running, Error
         snaplen: pcap.snaplen,
         budget: MAX_CAPTURE,
     });
+    if let Some(prefix) = config.network.subnet6 {
+        tracing::info!(%prefix, "guests get IPv6");
+    }
     let flow_rate = config.limits.flow_rate.map(Into::into);
     let engine = EngineConfig { gateway: gateway_config(config), hooks, capture, flow_rate };
     let ended = engine::start(engine, clock, mailbox, sources)?;

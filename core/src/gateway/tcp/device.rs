@@ -96,7 +96,7 @@ pub(crate) fn capabilities(mtu: usize) -> DeviceCapabilities {
     capabilities.max_transmission_unit = mtu;
     capabilities.checksum.ipv4 = Checksum::None;
     capabilities.checksum.tcp = Checksum::None;
-    // Of IPv6, the segmenter takes no packets: `segmentation.tcpv6` would be the place to say that it does.
+    // Of IPv6, the segmenter takes no packets; `segmentation.tcpv6` would say that it does, and [`BURST`] have longer heads.
     capabilities.segmentation.tcpv4 = NonZeroUsize::new(LONGEST);
     capabilities
 }
