@@ -50,6 +50,17 @@ fn defaults_are_gvproxys_but_for_what_is_open() {
 }
 
 #[test]
+fn ipv6_is_there_if_it_is_asked_for() {
+    assert_eq!(parse("--listen vsock://:1024").unwrap().network.subnet6, None);
+    let config = parse("--listen vsock://:1024 --subnet6 fd00:1::/64 --publish 443=[fd00:1::2]:8443").unwrap();
+    assert_eq!(config.network.subnet6, Some("fd00:1::/64".parse().unwrap()));
+    assert_eq!(config.forwards[0].to, "[fd00:1::2]:8443".parse().unwrap());
+    for bad in ["fd00:1::", "10.0.0.0/24", "fd00:1::/129"] {
+        assert!(parse(&format!("--listen vsock://:1024 --subnet6 {bad}")).unwrap_err().contains("--subnet6"), "{bad}");
+    }
+}
+
+#[test]
 fn every_flag_arrives() {
     let config = parse(
         "--listen unix:///run/l.sock --listen vsock://3:1024 --listen-qemu tcp://127.0.0.1:1 --listen-bess unixpacket:///b \
