@@ -324,9 +324,6 @@ fn enclaves_find_and_reach_each_other_and_nobody_takes_anothers_address() {
         world.handle(world.a, &frame);
         assert_eq!(world.frames(world.b), [frame]);
     }
-    let probe = solicitation("::", "fd00:1::77", None);
-    world.among(world.a, 0xa, &probe);
-    assert_eq!(world.frames(world.b).len(), 1, "somebody else may have it");
     let spoofed = world.spoofed();
     let lies = [
         advertisement(A, B, GATEWAY, mac(0xa), 0x60),
@@ -589,6 +586,34 @@ fn a_guest_that_the_world_wants_is_asked_for() {
         assert!(world.gateway.open_session(NOW, SocketAddr::from((ip(nobody), 53)), client).is_err(), "{nobody}");
         assert!(world.gateway.connect(NOW, SocketAddr::from((ip(nobody), 53))).is_err(), "{nobody}");
     }
+}
+
+#[test]
+fn no_enclave_tells_another_that_it_cannot_have_an_address() {
+    let mut world = World::known(config());
+    let wanted = "fd00:1::77";
+    world.among(world.a, 0xa, &solicitation("::", wanted, None));
+    assert!(world.frames(world.b).is_empty(), "nobody is asked");
+    // The other one knows all the same: it wants the address too, or says to have it.
+    for packet in [solicitation("::", wanted, None), advertisement(B, "ff02::1", wanted, mac(0xb), 0x20)] {
+        world.among(world.b, 0xb, &packet);
+        assert!(world.frames(world.a).is_empty());
+    }
+    for source in [B, wanted] {
+        let said = advertisement(source, A, wanted, mac(0xb), 0x60);
+        world.handle(world.b, &frame(mac(0xa), mac(0xb), &said));
+        assert!(world.frames(world.a).is_empty());
+    }
+    // What is asked for in earnest is answered, and a link remembers so many of its probes.
+    let said = frame(mac(0xa), mac(0xb), &advertisement(B, A, B, mac(0xb), 0x60));
+    world.handle(world.b, &said);
+    assert_eq!(world.frames(world.a), [said]);
+    for n in 0..16 {
+        world.among(world.a, 0xa, &solicitation("::", &format!("fd00:1::{:x}", 0x100 + n), None));
+    }
+    let said = frame(mac(0xa), mac(0xb), &advertisement(B, A, wanted, mac(0xb), 0x60));
+    world.handle(world.b, &said);
+    assert_eq!(world.frames(world.a), [said]);
 }
 
 /// Two stock enclaves with one image have one hardware address, and make the same addresses of it.

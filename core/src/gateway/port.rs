@@ -9,6 +9,7 @@ use super::{
     tcp::device,
 };
 use crate::{frame::Framing, time::Instant};
+use core::net::Ipv6Addr;
 use std::collections::{BTreeSet, VecDeque};
 
 /// A link: one stream of frames, from its attachment to its end.
@@ -52,6 +53,27 @@ pub(super) struct Port {
     pub(super) last_source: Option<([u8; 6], Instant)>,
     /// A guest behind it speaks IPv6.
     pub(super) ipv6: bool,
+    /// Addresses that guests behind it have lately wanted to have: at most [`MAX_PROBED`].
+    probed: VecDeque<Ipv6Addr>,
+}
+
+/// Addresses remembered of one link while they are being tried: a guest tries a few at a time, for a second.
+const MAX_PROBED: usize = 16;
+
+impl Port {
+    /// A guest wants to have an address.
+    pub(super) fn probe(&mut self, address: Ipv6Addr) {
+        self.probed.retain(|other| *other != address);
+        if self.probed.len() >= MAX_PROBED {
+            self.probed.pop_front();
+        }
+        self.probed.push_back(address);
+    }
+
+    /// Whether a guest may still be trying an address.
+    pub(super) fn probes(&self, address: Ipv6Addr) -> bool {
+        self.probed.contains(&address)
+    }
 }
 
 /// See the module.
@@ -80,6 +102,7 @@ impl Ports {
                 questions: VecDeque::new(),
                 last_source: None,
                 ipv6: false,
+                probed: VecDeque::new(),
             }))
         })
     }

@@ -33,7 +33,9 @@ impl Gateway {
     ) -> Handled<'f> {
         let (destination, payload) = frame.split_at(ETHERNET);
         let group = destination[0] & 1 == 1;
-        let passing = if own { self.may_pass(port, mac, payload) } else { Passing::Kept };
+        let station = destination.first_chunk::<6>().filter(|_| !group);
+        let to = station.and_then(|station| self.switch.find(now, *station));
+        let passing = if own { self.may_pass((port, mac), to, payload) } else { Passing::Kept };
         if group {
             if let Passing::Pass = passing {
                 self.flood(port, frame);
@@ -41,7 +43,7 @@ impl Gateway {
             // What is wrong with it is counted there.
             return self.handle_ipv6(now, (port, mac), payload);
         }
-        match (passing, destination.first_chunk::<6>()) {
+        match (passing, station) {
             (Passing::Pass, Some(destination)) => self.forward(now, port, *destination, frame),
             (Passing::Lie, _) => self.counters.spoofed += 1,
             (Passing::Unknown, _) => self.counters.unsupported += 1,
@@ -50,8 +52,12 @@ impl Gateway {
         Handled::Done
     }
 
-    /// Whether a packet says who it is from, and speaks for nobody else.
-    fn may_pass(&self, port: PortId, mac: [u8; 6], bytes: &[u8]) -> Passing {
+    /// Whether a packet says who it is from, and speaks for nobody else. `to` is the link that it goes to, `None` for all.
+    ///
+    /// Nobody but the gateway tells a guest that it cannot have an address: any enclave could, for ever, of every address
+    /// (RFC 4862 section 5.4 believes whoever says so). So probes are kept, and so is what looks like an answer to one. Of two
+    /// enclaves with one address each reaches the world, and the first one others, as with IPv4.
+    fn may_pass(&self, (port, mac): (PortId, [u8; 6]), to: Option<PortId>, bytes: &[u8]) -> Passing {
         let (Some(network), Some(chain)) = (&self.network6, wire::chain(bytes)) else { return Passing::Unknown };
         let may_have = |address: Ipv6Addr| {
             network.is_neighbour(address) && !self.neighbours.is_elsewhere(&self.ports, address.into(), port)
@@ -64,9 +70,14 @@ impl Gateway {
         match (chain.protocol, chain.payload) {
             (wire::PROTO_ICMPV6, [kind, ..]) if chain.fragment.is_none() => match *kind {
                 ndp::NEIGHBOR_SOLICITATION | ndp::NEIGHBOR_ADVERTISEMENT => match ndp::parse(&chain, mac) {
-                    Ok(Discovery::NeighborSolicitation(target)) if network.is_own(target) => Passing::Kept,
+                    Ok(Discovery::NeighborSolicitation(target)) if from_nobody || network.is_own(target) => {
+                        Passing::Kept
+                    }
                     Ok(Discovery::NeighborSolicitation(_)) => Passing::Pass,
-                    Ok(Discovery::NeighborAdvertisement(target)) if may_have(target) => Passing::Pass,
+                    Ok(Discovery::NeighborAdvertisement(target)) if may_have(target) => {
+                        let asked = to.and_then(|to| self.ports.get(to)).is_some_and(|to| !to.probes(target));
+                        if asked { Passing::Pass } else { Passing::Kept }
+                    }
                     Ok(Discovery::NeighborAdvertisement(_) | Discovery::RouterSolicitation) | Err(_) => Passing::Lie,
                 },
                 ndp::ROUTER_SOLICITATION => Passing::Kept,
@@ -167,6 +178,10 @@ impl Gateway {
                 if network.is_own(target) {
                     let to = asker.map_or_else(|| group_mac(ALL_NODES), |_| from.1);
                     self.send_discovery((from.0, to), &ndp::Message::neighbor_advertisement(target, mac, asker));
+                } else if asker.is_none()
+                    && let Some(port) = self.ports.get_mut(from.0)
+                {
+                    port.probe(target);
                 }
             }
             Discovery::RouterSolicitation => {
