@@ -15,7 +15,7 @@ mod batch;
 mod decoder;
 mod framing;
 
-pub use batch::{Batch, Refused};
+pub use batch::{Batch, ROOM, Refused};
 pub use decoder::{Decoder, Truncated};
 pub use framing::{FrameTooLong, Framing, MAX_QEMU_FRAME};
 

@@ -5,4 +5,4 @@ mod egress;
 mod ingress;
 
 pub use egress::{Egress, EgressCounters};
-pub use ingress::{Ingress, IngressCounters};
+pub use ingress::{Ingress, IngressCounters, Packet};

@@ -5,8 +5,11 @@ mod egress;
 mod ingress;
 mod link;
 pub(crate) mod mailbox;
+mod offload;
+mod tap;
 mod tunnel;
 
+pub(crate) use offload::Offload;
 pub(crate) use tunnel::{FrameLoop, Tunnel, TunnelConfig};
 
 use rustix::{

@@ -1,8 +1,14 @@
 //! Interface, address and route set-up over rtnetlink (`linux/rtnetlink.h`), without shelling out.
 
 use crate::errors::Error;
-use nitrotap_core::link::MacAddr;
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder, packet_route::link::LinkMessage};
+use nitrotap_core::{
+    frame::{MAX_FRAME, MAX_HEADER, MIN_FRAME},
+    link::MacAddr,
+};
+use rtnetlink::{
+    Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
+    packet_route::link::{LinkAttribute, LinkMessage},
+};
 use rustix::io::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -28,7 +34,12 @@ pub(crate) struct Ipv6 {
 /// Frames the kernel keeps for us while we write: enough for a 4 MiB window of 1448-byte segments several times over.
 ///
 /// The default of 1000 is less than one window of stock gvproxy; its overflow is a loss that TCP takes for congestion.
+/// Super-frames count as one each, so that offload makes the queue longer still in bytes; senders' windows bound those.
 const TX_QUEUE_LEN: u32 = 10_000;
+
+/// Bytes of a super-frame from which on the kernel cuts it itself (`netif_skb_features` compares with the Ethernet header
+/// and without a tag, which is added later): less than one frame of the stream with its tag.
+const GSO_MAX_SIZE: u32 = (MAX_FRAME - (MAX_HEADER - MIN_FRAME)) as u32;
 
 /// Brings `lo` and the TAP up, gives the TAP its address and makes it the default route.
 pub(crate) async fn configure(interface: &Interface) -> Result<(), Error> {
@@ -56,6 +67,16 @@ impl Set<'_> {
         self.link(look.build())
             .await
             .map_err(|e| failed(&format!("set hardware address {mac} and MTU {mtu} on {name}"), &e))?;
+        // A kernel that cannot be told makes longer ones, and those are cut here.
+        let mut longest = by_index(tap).build();
+        longest.attributes.extend([
+            LinkAttribute::GsoMaxSize(GSO_MAX_SIZE),
+            // Its own limit since Linux 6.3; unknown attributes are passed over.
+            LinkAttribute::GsoIpv4MaxSize(GSO_MAX_SIZE),
+        ]);
+        if let Err(error) = self.link(longest).await {
+            tracing::debug!(%error, "cannot set the longest super-frame of {name} to {GSO_MAX_SIZE} bytes");
+        }
         self.link(by_index(tap).up().build()).await.map_err(|e| failed(&format!("bring {name} up"), &e))?;
 
         let add = self.handle.address().add(tap, IpAddr::V4(*address), *prefix).replace();

@@ -4,7 +4,7 @@
 //! Driven by: `tap::Egress`. Drain: [`Batch::pending`] and [`Batch::consume`] until empty.
 //! Bounds: at most `target` bytes plus one frame; [`Batch::slot`] refuses beyond that.
 
-use super::{MAX_FRAME, MIN_FRAME, PREFIX_LEN};
+use super::{MAX_FRAME, MAX_HEADER, MIN_FRAME, PREFIX_LEN};
 use core::fmt;
 
 /// Frames with their prefixes, back to back, and how much of them was written.
@@ -25,11 +25,11 @@ impl Batch {
     #[must_use]
     pub fn new(target: usize, limit: usize) -> Self {
         let limit = limit.min(MAX_FRAME);
-        let capacity = target + PREFIX_LEN + MAX_FRAME;
+        let capacity = target + PREFIX_LEN + ROOM;
         Self { buf: vec![0; capacity].into_boxed_slice(), end: 0, sent: 0, target, limit }
     }
 
-    /// Room of [`MAX_FRAME`] bytes or more for the next frame, or `None` if the batch is full and must be written first.
+    /// Room of [`ROOM`] bytes or more for the next frame, or `None` if the batch is full and must be written first.
     pub fn slot(&mut self) -> Option<&mut [u8]> {
         if self.sent == self.end {
             self.clear();
@@ -50,6 +50,17 @@ impl Batch {
         }
         if len > self.limit {
             return Err(Refused::Oversize);
+        }
+        self.commit_super(len)
+    }
+
+    /// As [`Batch::commit`], for a frame that only the prefix limits: up to [`MAX_FRAME`] bytes.
+    ///
+    /// # Errors
+    /// [`Refused`], as with [`Batch::commit`].
+    pub fn commit_super(&mut self, len: usize) -> Result<(), Refused> {
+        if len < MIN_FRAME {
+            return Err(Refused::Runt);
         }
         let prefix = u16::try_from(len).map_err(|_| Refused::Oversize)?;
         self.buf[self.end..self.end + PREFIX_LEN].copy_from_slice(&prefix.to_le_bytes());
@@ -86,6 +97,10 @@ impl Batch {
         unsent
     }
 }
+
+/// Bytes that a slot has at least: a frame of one byte too many for the prefix is seen as such, and a super-frame of the
+/// longest IP packet fits with a tagged Ethernet header, to be cut.
+pub const ROOM: usize = MAX_FRAME + MAX_HEADER;
 
 /// Why a frame may not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 //! the room behind it has become short.
 
 use super::{FrameTooLong, Framing, MIN_FRAME};
-use core::fmt;
+use core::{fmt, ops::Range};
 
 /// Decodes length-prefixed frames at any split of the stream. See the [module](crate::frame) for the format.
 #[derive(Debug)]
@@ -63,6 +63,13 @@ impl Decoder {
     /// The next whole frame of at least [`MIN_FRAME`] bytes; shorter ones are skipped and counted in
     /// [`Decoder::runts`]. `None` when more bytes are needed, and for good once the stream is [`Decoder::broken`].
     pub fn next_frame(&mut self) -> Option<&[u8]> {
+        let range = self.next_range()?;
+        Some(&self.buf[range])
+    }
+
+    /// As [`Decoder::next_frame`], but where in [`Decoder::bytes`] the frame is; it stays there until the next
+    /// [`Decoder::space`].
+    pub(crate) fn next_range(&mut self) -> Option<Range<usize>> {
         let prefix_len = self.framing.prefix_len();
         loop {
             let pending = &self.buf[self.start..self.end];
@@ -78,10 +85,15 @@ impl Decoder {
             let frame = self.start + prefix_len;
             self.start = frame + len;
             if len >= MIN_FRAME {
-                return Some(&self.buf[frame..frame + len]);
+                return Some(frame..frame + len);
             }
             self.runts += 1;
         }
+    }
+
+    /// Everything that was read and may still be handed out, by place.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.buf
     }
 
     /// How many bytes the unfinished frame at the head of the buffer still lacks, prefix included; those of a prefix when

@@ -31,22 +31,22 @@ pub(super) fn request(mac: MacAddr, address: Ipv4Addr, gateway: Ipv4Addr) -> [u8
     bytes
 }
 
-/// Whether `frame` is `gateway`'s answer to `mac`.
-pub(super) fn is_reply(frame: &[u8], mac: MacAddr, gateway: Ipv4Addr) -> bool {
-    let Ok(frame) = EthernetFrame::new_checked(frame) else { return false };
+/// The hardware address of `gateway`, if `frame` is its answer to `mac`.
+pub(super) fn answerer(frame: &[u8], mac: MacAddr, gateway: Ipv4Addr) -> Option<MacAddr> {
+    let frame = EthernetFrame::new_checked(frame).ok()?;
     if frame.ethertype() != EthernetProtocol::Arp {
-        return false;
+        return None;
     }
-    let Ok(packet) = ArpPacket::new_checked(frame.payload()) else { return false };
-    matches!(
-        ArpRepr::parse(&packet),
+    match ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).ok()?) {
         Ok(ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Reply,
+            source_hardware_addr: EthernetAddress(source),
             source_protocol_addr,
             target_hardware_addr: EthernetAddress(target),
             ..
-        }) if source_protocol_addr == gateway && target == mac.0
-    )
+        }) if source_protocol_addr == gateway && target == mac.0 => Some(MacAddr(source)),
+        _ => None,
+    }
 }
 
 impl fmt::Display for MacAddr {
@@ -118,15 +118,15 @@ mod tests {
     #[test]
     fn only_the_gateways_answer_to_us_counts() {
         let mut reply = request(MAC, US, GATEWAY);
-        assert!(!is_reply(&reply, MAC, GATEWAY), "our own request");
+        assert_eq!(answerer(&reply, MAC, GATEWAY), None, "our own request");
         reply[21] = 2;
         reply[28..32].copy_from_slice(&GATEWAY.octets());
         reply[32..38].copy_from_slice(&MAC.0);
-        assert!(is_reply(&reply, MAC, GATEWAY));
-        assert!(!is_reply(&reply, MAC, US), "somebody else's answer");
-        assert!(!is_reply(&reply, MacAddr([2; 6]), GATEWAY), "an answer to somebody else");
+        assert_eq!(answerer(&reply, MAC, GATEWAY), Some(MAC));
+        assert_eq!(answerer(&reply, MAC, US), None, "somebody else's answer");
+        assert_eq!(answerer(&reply, MacAddr([2; 6]), GATEWAY), None, "an answer to somebody else");
         for cut in 0..ARP_FRAME {
-            assert!(!is_reply(&reply[..cut], MAC, GATEWAY), "cut at {cut}");
+            assert_eq!(answerer(&reply[..cut], MAC, GATEWAY), None, "cut at {cut}");
         }
     }
 

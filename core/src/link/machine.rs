@@ -5,7 +5,9 @@
 //! Drain: after any `handle_*` or command, [`Link::poll_output`] until `None`, then [`Link::poll_timeout`].
 //! Bounds: at most four outputs are queued, because every step queues at most two and a driver drains after each.
 
-use super::{ARP_FRAME, CONNECT_REQUEST, Config, DialFailure, Down, Failure, LinkCounters, State, Status, arp};
+use super::{
+    ARP_FRAME, CONNECT_REQUEST, Config, DialFailure, Down, Failure, LinkCounters, MacAddr, State, Status, arp,
+};
 use crate::time::Instant;
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -24,6 +26,7 @@ pub struct Link {
     backoff: Duration,
     attempts: u32,
     last_failure: Option<Failure>,
+    gateway: Option<MacAddr>,
     counters: LinkCounters,
 }
 
@@ -92,6 +95,7 @@ impl Link {
             backoff: config.backoff_min,
             attempts: 0,
             last_failure: None,
+            gateway: None,
             counters: LinkCounters::default(),
             config,
         }
@@ -108,6 +112,12 @@ impl Link {
             Phase::Up { .. } => State::Up,
             Phase::Backoff { .. } => State::Backoff,
         }
+    }
+
+    /// The hardware address that answered for the gateway when the link last came up.
+    #[must_use]
+    pub const fn gateway(&self) -> Option<MacAddr> {
+        self.gateway
     }
 
     /// What happened so far.
@@ -172,7 +182,10 @@ impl Link {
     /// A frame arrived before the link was up. It belongs to the TAP as any other.
     pub fn handle_frame(&mut self, now: Instant, frame: &[u8]) {
         self.advance(now);
-        if matches!(self.phase, Phase::Probing { .. }) && arp::is_reply(frame, self.config.mac, self.config.gateway) {
+        if matches!(self.phase, Phase::Probing { .. })
+            && let Some(gateway) = arp::answerer(frame, self.config.mac, self.config.gateway)
+        {
+            self.gateway = Some(gateway);
             self.counters.ups += 1;
             self.attempts = 0;
             self.outputs.push_back(Output::Up);

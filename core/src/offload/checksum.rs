@@ -38,6 +38,21 @@ pub fn finish(sum: u64) -> [u8; 2] {
     (!fold(sum)).to_ne_bytes()
 }
 
+/// [`finish`] for UDP, where a field of zero means that there is no checksum and all ones stand for it (RFC 768).
+#[must_use]
+pub fn finish_udp(sum: u64) -> [u8; 2] {
+    match finish(sum) {
+        [0, 0] => [0xff, 0xff],
+        bytes => bytes,
+    }
+}
+
+/// Folds a sum without inverting it: what a checksum field holds that is yet to be finished (`CHECKSUM_PARTIAL` in Linux).
+#[must_use]
+pub fn partial(sum: u64) -> [u8; 2] {
+    fold(sum).to_ne_bytes()
+}
+
 /// Whether a sum that included the checksum field itself proves the data unchanged.
 #[must_use]
 pub fn is_valid(sum: u64) -> bool {

@@ -1,8 +1,10 @@
-//! TCP segmentation: one long IPv4 packet becomes packets of at most one MSS each, with finished checksums.
+//! Segmentation: one long IP packet becomes packets of at most one segment size each, with finished checksums.
 //!
-//! Owns: the parsed head of the long packet. Driven by: `gateway`. Drain: [`Segmenter::write_next`] until `false`.
-//! Rules (as Linux's `tcp_gso_segment`): sequence numbers advance, PSH and FIN are only on the last packet, CWR only on
-//! the first, everything else is copied. IP identifications count up.
+//! Owns: the parsed head of the long packet. Driven by: `gateway`, `tap::Egress`. Drain: `write_next` until `false`.
+//! Rules (as Linux's `tcp_gso_segment` and `__udp_gso_segment`): sequence numbers advance, PSH and FIN are only on the
+//! last packet, CWR only on the first, everything else is copied, the traffic class with its ECN bits too. IPv4
+//! identifications count up. A UDP payload becomes datagrams of equal size, with a shorter one at the end.
+//! Bounds: nothing is kept but 80 bytes; a payload of n bytes gives n / size packets, rounded up, at least one.
 
 use super::checksum;
 use core::ops::Range;
@@ -10,12 +12,17 @@ use core::ops::Range;
 const IP_LEN: Range<usize> = 2..4;
 const IP_ID: Range<usize> = 4..6;
 const IP_CHECKSUM: Range<usize> = 10..12;
-const IP_SOURCE: usize = 12;
-const IP_DESTINATION: usize = 16;
+/// IPv6: bytes behind the 40 of the fixed header (RFC 8200 section 3).
+const IP6_LEN: Range<usize> = 4..6;
+const IP6_HEAD: usize = 40;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const TCP_SEQUENCE: Range<usize> = 4..8;
 const TCP_FLAGS: usize = 13;
 const TCP_CHECKSUM: Range<usize> = 16..18;
+const UDP_HEAD: usize = 8;
+const UDP_LEN: Range<usize> = 4..6;
+const UDP_CHECKSUM: Range<usize> = 6..8;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
@@ -23,82 +30,37 @@ const CWR: u8 = 0x80;
 /// Why a packet cannot be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentError {
-    /// The first nibble is not 4, or the headers do not fit.
-    #[error("not a whole IPv4 packet of {0} bytes with a TCP header")]
-    NotTcp(usize),
+    /// The first nibble is neither 4 nor 6, it is a fragment or of another protocol, or the headers do not fit.
+    #[error("not a whole IP packet of {0} bytes with a TCP or UDP header")]
+    Malformed(usize),
+    /// An IPv6 header that is followed by this one, which is no TCP and no UDP (IANA protocol numbers).
+    #[error("an IPv6 packet whose next header is {0}, neither TCP (6) nor UDP (17)")]
+    Extension(u8),
     /// Nothing can be sent in segments of no bytes.
     #[error("a segment size of 0")]
     NoSize,
 }
 
-/// Cuts one packet. Its checksums need not be finished; its IP length field is not looked at.
+/// Cuts one packet. Its checksums need not be finished; its length fields are not looked at.
 #[derive(Debug)]
 pub struct Segmenter<'p> {
     packet: &'p [u8],
-    tcp: usize,
-    head: usize,
-    mss: usize,
-    /// Payload bytes already written.
-    done: usize,
-    /// Packets already written.
-    count: u16,
-    finished: bool,
-    /// Sum of the IP header without length, identification and checksum.
-    ip_sum: u64,
-    /// Sum of addresses, protocol and TCP header without sequence number, flags and checksum.
-    tcp_sum: u64,
+    plan: Plan,
 }
 
 impl<'p> Segmenter<'p> {
-    /// Takes an IPv4 packet with a TCP segment and the longest payload that each packet may carry.
+    /// Takes an IP packet with TCP or UDP and the longest payload that each packet may carry.
     ///
     /// # Errors
     /// [`SegmentError`] if it is no such packet.
     pub fn new(packet: &'p [u8], mss: usize) -> Result<Self, SegmentError> {
-        let error = SegmentError::NotTcp(packet.len());
-        if mss == 0 {
-            return Err(SegmentError::NoSize);
-        }
-        let first = *packet.first().ok_or(error)?;
-        let tcp = usize::from(first & 0xf) * 4;
-        if first >> 4 != 4 || tcp < 20 || packet.len() < tcp + 20 || packet[9] != TCP {
-            return Err(error);
-        }
-        let head = tcp + usize::from(packet[tcp + 12] >> 4) * 4;
-        if head < tcp + 20 || packet.len() < head {
-            return Err(error);
-        }
-        let mut ip_head = [0; 60];
-        ip_head[..tcp].copy_from_slice(&packet[..tcp]);
-        for range in [IP_LEN, IP_ID, IP_CHECKSUM] {
-            ip_head[range].fill(0);
-        }
-        let mut tcp_head = [0; 60];
-        let tcp_len = head - tcp;
-        tcp_head[..tcp_len].copy_from_slice(&packet[tcp..head]);
-        for range in [TCP_SEQUENCE, TCP_CHECKSUM] {
-            tcp_head[range].fill(0);
-        }
-        tcp_head[TCP_FLAGS] = 0;
-        let address = |at: usize| [packet[at], packet[at + 1], packet[at + 2], packet[at + 3]];
-        let pseudo = checksum::pseudo_header_v4(address(IP_SOURCE), address(IP_DESTINATION), TCP, 0);
-        Ok(Self {
-            packet,
-            tcp,
-            head,
-            mss,
-            done: 0,
-            count: 0,
-            finished: false,
-            ip_sum: checksum::add(0, &ip_head[..tcp]),
-            tcp_sum: checksum::add(pseudo, &tcp_head[..tcp_len]),
-        })
+        Ok(Self { packet, plan: Plan::new(packet, mss)? })
     }
 
     /// Bytes of the next packet; `None` when all are written.
     #[must_use]
     pub fn next_len(&self) -> Option<usize> {
-        (!self.finished).then(|| self.head + self.mss.min(self.payload() - self.done))
+        self.plan.next_len()
     }
 
     /// Writes the next packet into `out`, which has exactly [`Segmenter::next_len`] bytes; false when none is left.
@@ -106,48 +68,158 @@ impl<'p> Segmenter<'p> {
     /// # Panics
     /// If `out` has another length.
     pub fn write_next(&mut self, out: &mut [u8]) -> bool {
+        self.plan.write_next(self.packet, out)
+    }
+}
+
+/// A [`Segmenter`] that does not hold its packet: for who cuts it with pauses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    v6: bool,
+    udp: bool,
+    /// Where the TCP or UDP header begins.
+    l4: usize,
+    head: usize,
+    mss: usize,
+    /// Bytes of the whole packet.
+    total: usize,
+    /// Payload bytes already written.
+    done: usize,
+    /// Packets already written.
+    count: u16,
+    finished: bool,
+    /// Sum of the IPv4 header without length, identification and checksum.
+    ip_sum: u64,
+    /// Sum of addresses, protocol and TCP or UDP header without what varies.
+    l4_sum: u64,
+}
+
+impl Plan {
+    pub(crate) fn new(packet: &[u8], mss: usize) -> Result<Self, SegmentError> {
+        let error = SegmentError::Malformed(packet.len());
+        if mss == 0 {
+            return Err(SegmentError::NoSize);
+        }
+        let first = *packet.first().ok_or(error)?;
+        let (v6, l4, addresses) = match first >> 4 {
+            4 => (false, usize::from(first & 0xf) * 4, 12..20),
+            6 => (true, IP6_HEAD, 8..40),
+            _ => return Err(error),
+        };
+        if l4 < 20 || packet.len() < l4 + UDP_HEAD || (!v6 && (packet[6] & 0x3f, packet[7]) != (0, 0)) {
+            return Err(error);
+        }
+        let protocol = if v6 { packet[6] } else { packet[9] };
+        let udp = protocol == UDP;
+        if !udp && protocol != TCP {
+            return Err(if v6 { SegmentError::Extension(protocol) } else { error });
+        }
+        let head = if udp {
+            l4 + UDP_HEAD
+        } else {
+            if packet.len() < l4 + 20 {
+                return Err(error);
+            }
+            l4 + usize::from(packet[l4 + 12] >> 4) * 4
+        };
+        if packet.len() < head || head < l4 + if udp { UDP_HEAD } else { 20 } {
+            return Err(error);
+        }
+        let mut ip_head = [0; 60];
+        if !v6 {
+            ip_head[..l4].copy_from_slice(&packet[..l4]);
+            for range in [IP_LEN, IP_ID, IP_CHECKSUM] {
+                ip_head[range].fill(0);
+            }
+        }
+        let mut l4_head = [0; 60];
+        let l4_len = head - l4;
+        l4_head[..l4_len].copy_from_slice(&packet[l4..head]);
+        if udp {
+            l4_head[UDP_LEN].fill(0);
+            l4_head[UDP_CHECKSUM].fill(0);
+        } else {
+            l4_head[TCP_SEQUENCE].fill(0);
+            l4_head[TCP_CHECKSUM].fill(0);
+            l4_head[TCP_FLAGS] = 0;
+        }
+        let pseudo = checksum::add(checksum::add(0, &packet[addresses]), &[0, protocol]);
+        Ok(Self {
+            v6,
+            udp,
+            l4,
+            head,
+            mss,
+            total: packet.len(),
+            done: 0,
+            count: 0,
+            finished: false,
+            ip_sum: checksum::add(0, &ip_head),
+            l4_sum: checksum::add(pseudo, &l4_head[..l4_len]),
+        })
+    }
+
+    /// Whether it is UDP.
+    pub(crate) const fn is_udp(&self) -> bool {
+        self.udp
+    }
+
+    pub(crate) fn next_len(&self) -> Option<usize> {
+        (!self.finished).then(|| self.head + self.mss.min(self.total - self.head - self.done))
+    }
+
+    /// As [`Segmenter::write_next`]; `packet` is the one that the plan was made of.
+    pub(crate) fn write_next(&mut self, packet: &[u8], out: &mut [u8]) -> bool {
         let Some(len) = self.next_len() else { return false };
         assert_eq!(out.len(), len, "the packet and the room for it differ in length");
-        let chunk = len - self.head;
-        let last = self.done + chunk == self.payload();
-        let (tcp, head) = (self.tcp, self.head);
-        out[..head].copy_from_slice(&self.packet[..head]);
+        let (l4, head) = (self.l4, self.head);
+        let chunk = len - head;
+        let last = head + self.done + chunk == self.total;
+        out[..head].copy_from_slice(&packet[..head]);
         let from = head + self.done;
-        out[head..].copy_from_slice(&self.packet[from..from + chunk]);
+        out[head..].copy_from_slice(&packet[from..from + chunk]);
 
-        let id = u16::from_be_bytes([self.packet[IP_ID.start], self.packet[IP_ID.start + 1]]);
-        // A packet was at most 65535 bytes long, and so is each part.
-        let ip_len = (len as u16).to_be_bytes();
-        let id = id.wrapping_add(self.count).to_be_bytes();
-        out[IP_LEN].copy_from_slice(&ip_len);
-        out[IP_ID].copy_from_slice(&id);
-        let ip_sum = checksum::add(checksum::add(self.ip_sum, &ip_len), &id);
-        out[IP_CHECKSUM].copy_from_slice(&checksum::finish(ip_sum));
+        if self.v6 {
+            // Checked against the frame's limit by who sends it: no part is longer than 65535 bytes.
+            out[IP6_LEN].copy_from_slice(&((len - IP6_HEAD) as u16).to_be_bytes());
+        } else {
+            let id = u16::from_be_bytes([packet[IP_ID.start], packet[IP_ID.start + 1]]);
+            let ip_len = (len as u16).to_be_bytes();
+            let id = id.wrapping_add(self.count).to_be_bytes();
+            out[IP_LEN].copy_from_slice(&ip_len);
+            out[IP_ID].copy_from_slice(&id);
+            let ip_sum = checksum::add(checksum::add(self.ip_sum, &ip_len), &id);
+            out[IP_CHECKSUM].copy_from_slice(&checksum::finish(ip_sum));
+        }
 
-        let segment = &mut out[tcp..];
-        let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
-        let sequence = sequence.wrapping_add(self.done as u32).to_be_bytes();
-        segment[TCP_SEQUENCE].copy_from_slice(&sequence);
-        if !last {
-            segment[TCP_FLAGS] &= !(FIN | PSH);
+        let segment = &mut out[l4..];
+        let l4_len = ((len - l4) as u16).to_be_bytes();
+        if self.udp {
+            segment[UDP_LEN].copy_from_slice(&l4_len);
+            // The length counts twice: in the header and in the pseudo-header (RFC 768).
+            let sum = checksum::add(self.l4_sum, &[l4_len[0], l4_len[1], l4_len[0], l4_len[1]]);
+            let sum = checksum::add(sum, &segment[head - l4..]);
+            segment[UDP_CHECKSUM].copy_from_slice(&checksum::finish_udp(sum));
+        } else {
+            let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
+            let sequence = sequence.wrapping_add(self.done as u32).to_be_bytes();
+            segment[TCP_SEQUENCE].copy_from_slice(&sequence);
+            if !last {
+                segment[TCP_FLAGS] &= !(FIN | PSH);
+            }
+            if self.count > 0 {
+                segment[TCP_FLAGS] &= !CWR;
+            }
+            let varying =
+                [l4_len[0], l4_len[1], sequence[0], sequence[1], sequence[2], sequence[3], 0, segment[TCP_FLAGS]];
+            let sum = checksum::add(checksum::add(self.l4_sum, &varying), &segment[head - l4..]);
+            segment[TCP_CHECKSUM].copy_from_slice(&checksum::finish(sum));
         }
-        if self.count > 0 {
-            segment[TCP_FLAGS] &= !CWR;
-        }
-        let tcp_len = ((len - tcp) as u16).to_be_bytes();
-        let varying =
-            [tcp_len[0], tcp_len[1], sequence[0], sequence[1], sequence[2], sequence[3], 0, segment[TCP_FLAGS]];
-        let sum = checksum::add(checksum::add(self.tcp_sum, &varying), &segment[head - tcp..]);
-        segment[TCP_CHECKSUM].copy_from_slice(&checksum::finish(sum));
 
         self.done += chunk;
         self.count = self.count.wrapping_add(1);
         self.finished = last;
         true
-    }
-
-    const fn payload(&self) -> usize {
-        self.packet.len() - self.head
     }
 }
 
@@ -217,7 +289,8 @@ mod tests {
             match Segmenter::new(&bytes, usize::from(mss)) {
                 Ok(_) => !cut(&bytes, usize::from(mss)).is_empty(),
                 Err(SegmentError::NoSize) => mss == 0,
-                Err(SegmentError::NotTcp(len)) => len == bytes.len(),
+                Err(SegmentError::Malformed(len)) => len == bytes.len(),
+                Err(SegmentError::Extension(next)) => bytes[0] >> 4 == 6 && bytes[6] == next,
             }
         }
     }

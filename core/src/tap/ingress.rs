@@ -1,13 +1,16 @@
 //! Host to enclave: bytes read from the stream leave as frames on the TAP.
 //!
-//! Owns: one [`Decoder`]. Driven by: the daemon's ingress thread, the link's handshake before it, fuzz, benches.
-//! Drain: after [`Ingress::handle_read`], [`Ingress::next_frame`] until `None`, writing each to the TAP.
-//! Bounds: see [`Decoder`].
+//! Owns: one [`Decoder`], and with a TAP that has `IFF_VNET_HDR` one [`Coalescer`]. Driven by: the daemon's ingress thread, the link's handshake before it, fuzz, benches.
+//! Drain: after [`Ingress::handle_read`], [`Ingress::next_frame`] until `None`, writing each to the TAP; or
+//! [`Ingress::next_packet`] in its place, writing header and pieces. Everything a read brought is written before the next.
+//! Bounds: see [`Decoder`] and [`Coalescer`].
 
 use crate::{
     frame::{Decoder, Truncated, frame_limit},
     link::MacAddr,
+    offload::{Coalescer, Joined, Merge, Step, VNET_LEN, VnetHeader},
 };
+use core::ops::Range;
 
 /// The inbound half of the TAP handler.
 #[derive(Debug)]
@@ -15,14 +18,65 @@ pub struct Ingress {
     decoder: Decoder,
     mtu: u16,
     mac: MacAddr,
+    coalescer: Coalescer,
+    /// A frame that the decoder gave and that was not handed on yet.
+    held: Option<Range<usize>>,
     counters: IngressCounters,
+}
+
+/// What to write to a TAP with `IFF_VNET_HDR`, in one call.
+#[derive(Debug)]
+pub struct Packet<'i> {
+    /// Goes first.
+    pub header: [u8; VNET_LEN],
+    buf: &'i [u8],
+    parts: Parts<'i>,
+}
+
+#[derive(Debug)]
+enum Parts<'i> {
+    Frame(Range<usize>),
+    Joined(Joined<'i>),
+}
+
+impl Packet<'_> {
+    /// Frames of the stream that it carries.
+    #[must_use]
+    pub const fn frames(&self) -> usize {
+        match &self.parts {
+            Parts::Frame(_) => 1,
+            Parts::Joined(joined) => joined.frames(),
+        }
+    }
+
+    /// The frame's bytes: [`MAX_PIECES`](crate::offload::MAX_PIECES) pieces at most.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let (frame, joined) = match &self.parts {
+            Parts::Frame(range) => (Some(range.clone()), None),
+            Parts::Joined(joined) => (None, Some(joined.pieces())),
+        };
+        frame.into_iter().chain(joined.into_iter().flatten()).map(|range| &self.buf[range])
+    }
 }
 
 impl Ingress {
     /// `mtu` is the TAP's IP MTU and `mac` its hardware address; `read_size` the bytes asked of the stream at a time.
     #[must_use]
     pub fn new(mtu: u16, mac: MacAddr, read_size: usize) -> Self {
-        Self { decoder: Decoder::new(read_size), mtu, mac, counters: IngressCounters::default() }
+        Self {
+            decoder: Decoder::new(read_size),
+            mtu,
+            mac,
+            coalescer: Coalescer::new(Merge::default()),
+            held: None,
+            counters: IngressCounters::default(),
+        }
+    }
+
+    /// What [`Ingress::next_packet`] joins; nothing without it.
+    #[must_use]
+    pub fn with_offload(self, merge: Merge) -> Self {
+        Self { coalescer: Coalescer::new(merge), ..self }
     }
 
     /// What was received and dropped so far.
@@ -53,12 +107,45 @@ impl Ingress {
     /// Runts are skipped and counted. A frame above the MTU is counted and handed on: Linux takes longer datagrams than
     /// its own MTU from a link, and a gvproxy with a larger `-mtu` sends them; dropping them would be a black hole.
     pub fn next_frame(&mut self) -> Option<&[u8]> {
-        let frame = self.decoder.next_frame()?;
+        let range = self.next_range()?;
+        Some(&self.decoder.bytes()[range])
+    }
+
+    /// The next packet for a TAP that takes a header before it: a frame as it came, or several that were joined.
+    ///
+    /// Frames are counted and skipped as by [`Ingress::next_frame`].
+    pub fn next_packet(&mut self) -> Option<Packet<'_>> {
+        let closed = loop {
+            let Some(range) = self.held.take().or_else(|| self.next_range()) else { break self.coalescer.oldest()? };
+            match self.coalescer.offer(self.decoder.bytes(), range.clone()) {
+                Step::Pass => {
+                    let header = VnetHeader::default().bytes();
+                    return Some(Packet { header, buf: self.decoder.bytes(), parts: Parts::Frame(range) });
+                }
+                Step::Kept => {}
+                Step::Complete(which) => break which,
+                Step::Behind(which) => {
+                    self.held = Some(range);
+                    break which;
+                }
+            }
+        };
+        let joined = self.coalescer.close(self.decoder.bytes(), closed);
+        if joined.frames() > 1 {
+            self.counters.super_frames += 1;
+            self.counters.joined += joined.frames() as u64;
+        }
+        Some(Packet { header: joined.header.bytes(), buf: self.decoder.bytes(), parts: Parts::Joined(joined) })
+    }
+
+    fn next_range(&mut self) -> Option<Range<usize>> {
+        let range = self.decoder.next_range()?;
+        let frame = &self.decoder.bytes()[range.clone()];
         self.counters.frames += 1;
         self.counters.bytes += frame.len() as u64;
         self.counters.over_mtu += u64::from(frame.len() > frame_limit(self.mtu));
         self.counters.for_us += u64::from(is_for(self.mac, frame));
-        Some(frame)
+        Some(range)
     }
 
     /// The TAP refused `frames` of the frames handed out.
@@ -103,6 +190,10 @@ crate::counters! {
         truncated: Counter "nitrotap_drops" { direction = "rx", cause = "truncated" },
         /// Received frames longer than the MTU allows; delivered all the same.
         over_mtu: Counter "nitrotap_rx_over_mtu" {},
+        /// Super-frames moved whole: sent to the gateway as the kernel made them (tx), or joined for the kernel (rx).
+        super_frames: Counter "nitrotap_super_frames" { direction = "rx" },
+        /// Frames that were joined into them.
+        joined: Counter "nitrotap_joined_frames" {},
         /// Received frames for the TAP's hardware address or for everybody: what shows that the stream is in step.
         for_us: Counter "nitrotap_rx_for_us" {},
     }

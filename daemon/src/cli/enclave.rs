@@ -2,7 +2,7 @@
 
 use crate::{
     app::{App, Asked, Ended, Signals, in_terminal_foreground},
-    drive::{FrameLoop, Tunnel, TunnelConfig},
+    drive::{FrameLoop, Offload, Tunnel, TunnelConfig},
     endpoint::Endpoint,
     errors::Error,
     http::{ProxyFlags, ProxyOptions, ProxyServer, Seconds},
@@ -84,6 +84,16 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     frame_loop: FrameLoop,
 
+    /// Work that the kernel leaves to us: all, none, or a list of csum, tso, uso, gro. Checksums, long TCP segments and
+    /// long UDP datagrams out, joined segments and datagrams in; tso and uso bring csum. What the kernel lacks is off
+    #[arg(long, value_name = "all|none|LIST", default_value_t = Offload::ALL)]
+    offload: Offload,
+
+    /// Send nothing but what any network takes: segments no longer than the MTU, with checksums. Without it the gateway
+    /// gets long TCP segments with checksums left out, which every gvproxy takes, and nobody else does
+    #[arg(long)]
+    strict: bool,
+
     /// Time that requests in progress, and then the app, get to end after SIGTERM or SIGINT
     #[arg(long, value_name = "SECONDS", default_value = "10")]
     drain_timeout: Seconds,
@@ -136,6 +146,8 @@ async fn enclave(args: Args, proxy: Option<ProxyOptions>) -> Result<ExitCode, Er
         },
         host: args.host,
         frame_loop: args.frame_loop,
+        offload: args.offload,
+        strict: args.strict,
         seed: seed(),
     };
     let mut tunnel = Tunnel::start(config, &sources).await?;

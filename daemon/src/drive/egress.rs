@@ -6,18 +6,19 @@
 use super::{Event, mailbox::Mailbox, readable, wait, writable};
 use nitrotap_core::{
     counters::Shared,
-    link::{ARP_FRAME, Down},
+    link::{ARP_FRAME, Down, MacAddr},
+    offload::VNET_LEN,
     tap::{Egress, EgressCounters},
 };
 use rustix::io::{self, Errno};
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{io::IoSliceMut, os::fd::OwnedFd, sync::Arc};
 use tokio::sync::mpsc;
 
 /// What the link's task asks of this thread.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Send frames on this stream, which has this number.
-    Attach(Arc<OwnedFd>, u64),
+    /// Send frames on this stream, which has this number and this gateway at its end.
+    Attach(Arc<OwnedFd>, u64, Option<MacAddr>),
     /// Let go of the stream.
     Detach,
     /// Send this frame of ours between those of the TAP.
@@ -31,6 +32,8 @@ pub(super) enum Order {
 pub(super) struct Worker {
     pub(super) tap: Arc<OwnedFd>,
     pub(super) machine: Egress,
+    /// The TAP has `IFF_VNET_HDR`.
+    pub(super) offload: bool,
     pub(super) max_write: usize,
     pub(super) orders: Mailbox<Order>,
     pub(super) events: mpsc::Sender<Event>,
@@ -63,7 +66,15 @@ impl Worker {
         // Frames that are dropped do not fill the batch; orders must be seen all the same.
         for _ in 0..TURN_FRAMES {
             let Some(slot) = self.machine.slot() else { break };
-            match io::read(&*self.tap, slot) {
+            let mut header = [0; VNET_LEN];
+            let read = if self.offload {
+                io::readv(&*self.tap, &mut [IoSliceMut::new(&mut header), IoSliceMut::new(slot)])
+            } else {
+                io::read(&*self.tap, slot)
+            };
+            match read {
+                // The header is not cut short: a read is a whole frame behind a whole header.
+                Ok(len) if self.offload => self.machine.handle_offloaded(header, len.saturating_sub(VNET_LEN)),
                 Ok(len) => self.machine.handle_frame(len),
                 Err(Errno::AGAIN) => return Ok(true),
                 Err(Errno::INTR) => {}
@@ -101,9 +112,12 @@ impl Worker {
     fn obey(&mut self) -> Result<(), Stopped> {
         while let Some(order) = self.orders.take() {
             match order {
-                Order::Attach(stream, number) => {
+                Order::Attach(stream, number, gateway) => {
                     self.detach();
                     self.machine.handle_link_up();
+                    if let Some(gateway) = gateway {
+                        self.machine.handle_gateway(gateway);
+                    }
                     self.stream = Some((stream, number));
                 }
                 Order::Detach => self.detach(),

@@ -4,10 +4,11 @@ use super::{Event, mailbox::Mailbox, readable, wait};
 use nitrotap_core::{
     counters::Shared,
     link::Down,
+    offload::MAX_PIECES,
     tap::{Ingress, IngressCounters},
 };
 use rustix::io::{self, Errno};
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{io::IoSlice, os::fd::OwnedFd, sync::Arc};
 use tokio::sync::mpsc;
 
 /// What the link's task asks of this thread.
@@ -26,6 +27,8 @@ pub(super) enum Order {
 pub(super) struct Worker {
     pub(super) tap: Arc<OwnedFd>,
     pub(super) machine: Ingress,
+    /// The TAP has `IFF_VNET_HDR`.
+    pub(super) offload: bool,
     /// Ask the stream for one frame's bytes at a time instead of all there are.
     pub(super) single: bool,
     pub(super) orders: Mailbox<Order>,
@@ -83,12 +86,35 @@ impl Worker {
     }
 
     fn deliver(&mut self) {
+        if self.offload {
+            return self.deliver_offloaded();
+        }
         let mut refused = 0;
         while let Some(frame) = self.machine.next_frame() {
             // A TAP takes a frame whole or not at all; it refuses while it is down and when the kernel is out of memory.
             while let Err(errno) = io::write(&*self.tap, frame) {
                 if errno != Errno::INTR {
                     refused += 1;
+                    break;
+                }
+            }
+        }
+        self.machine.handle_tap_refused(refused);
+    }
+
+    fn deliver_offloaded(&mut self) {
+        let mut refused = 0;
+        while let Some(packet) = self.machine.next_packet() {
+            let mut slices = [IoSlice::new(&[]); 1 + MAX_PIECES];
+            slices[0] = IoSlice::new(&packet.header);
+            let mut count = 1;
+            for (slot, piece) in slices[1..].iter_mut().zip(packet.pieces()) {
+                *slot = IoSlice::new(piece);
+                count += 1;
+            }
+            while let Err(errno) = io::writev(&*self.tap, &slices[..count]) {
+                if errno != Errno::INTR {
+                    refused += packet.frames() as u64;
                     break;
                 }
             }

@@ -195,7 +195,7 @@ impl Driver {
         self.number += 1;
         let stream = Arc::new(handshake.stream.into_inner());
         self.ingress.send(ingress::Order::Attach(Arc::clone(&stream), self.number, handshake.received));
-        self.egress.send(egress::Order::Attach(stream, self.number));
+        self.egress.send(egress::Order::Attach(stream, self.number, self.link.gateway()));
         tracing::info!(host = %self.endpoint, dials = self.link.counters().dials, "link up");
     }
 

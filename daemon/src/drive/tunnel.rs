@@ -4,16 +4,17 @@ use super::{
     egress, ingress,
     link::{Conn, Driver},
     mailbox::Mailbox,
+    offload::Offload,
+    tap,
 };
-use crate::{clock::Clock, endpoint::Endpoint, errors::Error, metrics::Sources, netlink::Interface, sys::tun};
+use crate::{clock::Clock, endpoint::Endpoint, errors::Error, metrics::Sources, netlink::Interface};
 use nitrotap_core::{
     counters::Shared,
     frame::{PREFIX_LEN, frame_limit},
     link::{Config, Link, State, Status},
     tap::{Egress, EgressCounters, Ingress, IngressCounters},
 };
-use rustix::io::Errno;
-use std::{os::fd::OwnedFd, sync::Arc, thread};
+use std::{sync::Arc, thread};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -35,6 +36,9 @@ pub(crate) struct TunnelConfig {
     pub(crate) interface: Interface,
     pub(crate) host: Endpoint,
     pub(crate) frame_loop: FrameLoop,
+    pub(crate) offload: Offload,
+    /// Nothing unfinished leaves, towards the gateway neither.
+    pub(crate) strict: bool,
     /// Seed of the reconnect jitter.
     pub(crate) seed: u64,
 }
@@ -60,7 +64,10 @@ impl Tunnel {
     /// Makes the TAP and sets it up, then starts the threads and the link; an unreachable host is retried for ever.
     pub(crate) async fn start(config: TunnelConfig, sources: &Sources) -> Result<Self, Error> {
         let interface = &config.interface;
-        let tap = Arc::new(open_tap(&interface.name)?);
+        let single = config.frame_loop == FrameLoop::Single;
+        let wanted = if single { Offload::NONE } else { config.offload };
+        let (tap, offload) = tap::open(&interface.name, wanted)?;
+        let tap = Arc::new(tap);
         crate::netlink::configure(interface).await?;
 
         let cannot = |what: &str, error: &dyn std::fmt::Display| Error::runtime(format!("cannot {what}: {error}"));
@@ -69,14 +76,19 @@ impl Tunnel {
         let (events, inbox) = mpsc::channel(EVENTS);
         let sent: Arc<Shared<EgressCounters>> = Arc::default();
         let received: Arc<Shared<IngressCounters>> = Arc::default();
-        let single = config.frame_loop == FrameLoop::Single;
+
+        let batch = if single { 0 } else { BATCH - PREFIX_LEN - frame_limit(interface.mtu).min(BATCH / 2) };
+        let mut out = Egress::new(interface.mtu, batch);
+        let mut inn = Ingress::new(interface.mtu, interface.mac, ingress::READ_SIZE);
+        if let Some(offload) = offload {
+            out = out.with_offload(config.strict);
+            inn = inn.with_offload(offload.merge());
+        }
 
         let outbound = egress::Worker {
             tap: Arc::clone(&tap),
-            machine: Egress::new(
-                interface.mtu,
-                if single { 0 } else { BATCH - PREFIX_LEN - frame_limit(interface.mtu).min(BATCH / 2) },
-            ),
+            machine: out,
+            offload: offload.is_some(),
             max_write: config.host.max_write(),
             orders: egress.clone(),
             events: events.clone(),
@@ -85,7 +97,8 @@ impl Tunnel {
         };
         let inbound = ingress::Worker {
             tap,
-            machine: Ingress::new(interface.mtu, interface.mac, ingress::READ_SIZE),
+            machine: inn,
+            offload: offload.is_some(),
             single,
             orders: ingress.clone(),
             events,
@@ -154,38 +167,6 @@ impl Tunnel {
             let _ = thread.join();
         }
     }
-}
-
-fn open_tap(name: &str) -> Result<OwnedFd, Error> {
-    let device = tun::DEVICE;
-    let tap = tun::open().map_err(|errno| {
-        Error::runtime(match errno {
-            Errno::NOENT | Errno::NODEV | Errno::NXIO => format!(
-                "cannot open {device}: {errno}; load the tun module, or make the device: \
-                 mkdir -p /dev/net && mknod {device} c 10 200"
-            ),
-            Errno::ACCESS | Errno::PERM => format!(
-                "cannot open {device}: {errno}; run as root, or let ordinary users use it as most distributions do: \
-                 sudo chmod 0666 {device}"
-            ),
-            _ => format!("cannot open {device}: {errno}"),
-        })
-    })?;
-    tun::attach(&tap, name).map_err(|errno| {
-        Error::runtime(match errno {
-            Errno::BUSY => {
-                format!("the TAP device {name} is in use by another process; end that, or choose another name with --tap")
-            }
-            Errno::INVAL => {
-                format!("an interface {name} exists and is no TAP of this kind; choose another name with --tap")
-            }
-            Errno::PERM => format!(
-                "no permission to make the TAP device {name}; run as root, with CAP_NET_ADMIN, or through nitrotap local"
-            ),
-            _ => format!("cannot make the TAP device {name}: {errno}"),
-        })
-    })?;
-    Ok(tap)
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<thread::JoinHandle<()>> {
