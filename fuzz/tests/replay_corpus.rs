@@ -32,6 +32,13 @@ fn the_committed_corpus_of_gateway_frames_passes() {
     passes("gateway_frames", nitrotap_fuzz::gateway_frames);
 }
 
+#[test]
+fn the_committed_corpora_of_offload_pass() {
+    passes("segment", nitrotap_fuzz::segment);
+    passes("coalesce", nitrotap_fuzz::coalesce);
+    passes("vnet_header", nitrotap_fuzz::vnet_header);
+}
+
 fn passes(name: &str, target: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let files = nitrotap_fuzz::replay(&folder, target).expect("the corpus is readable");

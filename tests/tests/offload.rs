@@ -1,0 +1,109 @@
+//! What a network card would do, end to end: super-frames through the real gvproxy and through our own gateway, with every
+//! kind of offload on and off.
+
+#![expect(clippy::unwrap_used, reason = "tests, though the attribute that says so is in a table")]
+
+use nitrotap_tests::{
+    Enclave, Metrics, Scratch,
+    enclave::serve_outside,
+    for_every_host,
+    gateway::{HOST, Kind},
+    guest::payload::Digest,
+    require,
+    wait::{LATER, SOON},
+};
+
+for_every_host! {
+    a_hundred_megabytes_pass_both_ways_whole_with_everything_on,
+    a_hundred_megabytes_pass_both_ways_in_segments_with_strict,
+    a_hundred_megabytes_pass_both_ways_with_each_kind_off,
+    two_enclaves_talk_in_segments_with_checksums,
+    long_datagrams_cross_an_mtu_of_65520,
+}
+
+const BYTES: u64 = 100_000_000;
+
+fn both_ways(host: Kind, args: &[&str]) -> Metrics {
+    let gateway = host.start().unwrap_or_else(|missing| panic!("{missing:?}"));
+    let enclave = Enclave::linked(Enclave::options().args(args), &gateway.url()).unwrap();
+    let scratch = Scratch::new();
+    let bytes = BYTES.to_string();
+
+    let (mut sink, port) = serve_outside(&["tcp-sink", "127.0.0.1:0"], &scratch);
+    enclave.guest(&["tcp-send", &format!("{HOST}:{port}"), &bytes, "21"]).expect_success();
+    assert_eq!(sink.expect_line("received ", SOON), Digest::of(21, BYTES).to_string());
+
+    let (_source, port) = serve_outside(&["tcp-source", "127.0.0.1:0", &bytes, "22"], &scratch);
+    let received = enclave.guest(&["tcp-recv", &format!("{HOST}:{port}")]).expect_success();
+    assert_eq!(received.stdout.trim(), format!("received {}", Digest::of(22, BYTES)));
+
+    let metrics = enclave.metrics();
+    assert_eq!((metrics.all_drops_but("link_down"), metrics.losses()), (0, 0));
+    metrics
+}
+
+fn out_whole(metrics: &Metrics) -> u64 {
+    metrics.get("nitrotap_super_frames_total{direction=\"tx\"}")
+}
+
+fn in_whole(metrics: &Metrics) -> u64 {
+    metrics.get("nitrotap_super_frames_total{direction=\"rx\"}")
+}
+
+fn cut(metrics: &Metrics) -> u64 {
+    metrics.get("nitrotap_super_frames_cut_total")
+}
+
+fn a_hundred_megabytes_pass_both_ways_whole_with_everything_on(host: Kind) {
+    require!(host.start());
+    let metrics = both_ways(host, &[]);
+    assert!(out_whole(&metrics) > 1000, "{metrics:?}");
+    assert!(in_whole(&metrics) > 100, "{metrics:?}");
+    assert_eq!(cut(&metrics), 0);
+}
+
+fn a_hundred_megabytes_pass_both_ways_in_segments_with_strict(host: Kind) {
+    require!(host.start());
+    let metrics = both_ways(host, &["--strict"]);
+    assert_eq!((out_whole(&metrics), metrics.get("nitrotap_checksums_left_total")), (0, 0));
+    assert!(cut(&metrics) > 1000, "{metrics:?}");
+    assert!(metrics.get("nitrotap_segments_total{direction=\"tx\"}") > BYTES / 1460);
+    assert!(metrics.get("nitrotap_checksums_finished_total") > 0);
+}
+
+fn a_hundred_megabytes_pass_both_ways_with_each_kind_off(host: Kind) {
+    require!(host.start());
+    for list in ["csum,uso,gro", "csum,tso,uso", "csum,tso,gro", "gro", "csum", "none"] {
+        let metrics = both_ways(host, &["--offload", list]);
+        assert_eq!(out_whole(&metrics) > 0, list.contains("tso"), "{list}");
+        assert_eq!(in_whole(&metrics) > 0, list.contains("gro"), "{list}");
+        assert_eq!(metrics.get("nitrotap_checksums_left_total") > 0, list.contains("csum"), "{list}");
+        assert_eq!(cut(&metrics), 0, "{list}");
+    }
+}
+
+fn two_enclaves_talk_in_segments_with_checksums(host: Kind) {
+    let gateway = require!(host.start());
+    let server = require!(Enclave::linked(Enclave::options(), &gateway.url()));
+    let other = Enclave::options().args(&["--mac", "ba:aa:ad:c0:ff:ef", "--address", "192.168.127.3/24"]);
+    let client = require!(Enclave::linked(other, &gateway.url()));
+    let mut sink = server.serve(&["tcp-sink", "0.0.0.0:7000"]);
+    let bytes = 20_000_000;
+    client.guest(&["tcp-send", "192.168.127.2:7000", &bytes.to_string(), "23"]).expect_success();
+    assert_eq!(sink.expect_line("received ", LATER), Digest::of(23, bytes).to_string());
+    let metrics = client.metrics();
+    assert_eq!(out_whole(&metrics), 0, "nobody but the gateway takes them");
+    assert!(cut(&metrics) > 100, "{metrics:?}");
+    assert_eq!(metrics.all_drops_but("link_down"), 0);
+}
+
+fn long_datagrams_cross_an_mtu_of_65520(host: Kind) {
+    let gateway = require!(host.options().mtu(65_520).start());
+    let enclave = require!(Enclave::linked(Enclave::options().args(&["--mtu", "65520"]), &gateway.url()));
+    let scratch = Scratch::new();
+    let (_echo, port) = serve_outside(&["udp-echo", "127.0.0.1:0"], &scratch);
+    for size in [1472, 9000, 40_000, 65_492] {
+        let pings = enclave.guest(&["udp-ping", &format!("{HOST}:{port}"), &size.to_string(), "3"]).expect_success();
+        assert_eq!(pings.number("echoed"), 3, "{size} bytes");
+    }
+}
