@@ -1,5 +1,6 @@
 //! Where the host is: `vsock://CID:PORT`, `unix:///PATH` or `tcp://HOST:PORT`; and how to get there.
 
+use crate::sys::vsock;
 use nitrotap_core::link::DialFailure;
 use rustix::io::Errno;
 use std::{fmt, io, os::fd::OwnedFd, path::PathBuf, str::FromStr};
@@ -21,9 +22,15 @@ impl Endpoint {
                 let stream = VsockStream::connect(VsockAddr::new(*cid, *port)).await?;
                 let fd = rustix::io::fcntl_dupfd_cloexec(&stream, 0)?;
                 rustix::io::ioctl_fionbio(&fd, true)?;
+                grown("vsock", vsock::set_buffer(&fd, BUFFER as u64));
                 fd
             }
-            Self::Unix(path) => tokio::net::UnixStream::connect(path).await?.into_std()?.into(),
+            Self::Unix(path) => {
+                let fd = tokio::net::UnixStream::connect(path).await?.into_std()?.into();
+                // Unix streams are bounded by their sender; the kernel cuts it to net.core.wmem_max.
+                grown("unix", rustix::net::sockopt::set_socket_send_buffer_size(&fd, BUFFER));
+                fd
+            }
             Self::Tcp(address) => {
                 let stream = tokio::net::TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
@@ -41,6 +48,17 @@ impl Endpoint {
             Self::Vsock { .. } => 32 << 10,
             Self::Unix(_) | Self::Tcp(_) => 64 << 10,
         }
+    }
+}
+
+/// Bytes that may be under way on a stream, each way: what 10 Gbit/s need at the 750 µs that a vsock round trip takes at
+/// its 99th percentile on Nitro, where the default of 256 KiB is enough for 2.8 Gbit/s.
+const BUFFER: usize = 1 << 20;
+
+/// A smaller buffer is slower and nothing worse.
+fn grown(kind: &str, result: rustix::io::Result<()>) {
+    if let Err(errno) = result {
+        tracing::debug!(kind, "cannot set the stream's buffer to {BUFFER} bytes: {errno}");
     }
 }
 

@@ -5,3 +5,4 @@ pub(crate) mod alloc;
 pub(crate) mod process;
 pub(crate) mod readiness;
 pub(crate) mod tun;
+pub(crate) mod vsock;

@@ -50,7 +50,7 @@ pub struct Merge {
     pub udp: bool,
 }
 
-/// See the [module](self).
+/// Open packets, and where their pieces are.
 #[derive(Debug)]
 pub struct Coalescer {
     merge: Merge,
