@@ -4,13 +4,14 @@
 #![expect(clippy::unwrap_used, reason = "tests, though the attribute that says so is in a table")]
 
 use nitrotap_tests::{
-    Enclave, Metrics, Scratch,
+    Enclave, Metrics, Scratch, World,
     enclave::serve_outside,
     for_every_host,
     gateway::{HOST, Kind},
     guest::payload::Digest,
     require,
     wait::{LATER, SOON},
+    world::SILENT,
 };
 
 for_every_host! {
@@ -105,6 +106,24 @@ fn long_datagrams_cross_an_mtu_of_65520(host: Kind) {
     let (_echo, port) = serve_outside(&["udp-echo", "127.0.0.1:0"], &scratch);
     for size in [1472, 9000, 40_000, 65_492] {
         let pings = enclave.guest(&["udp-ping", &format!("{HOST}:{port}"), &size.to_string(), "3"]).expect_success();
+        assert_eq!(pings.number("echoed"), 3, "{size} bytes");
+    }
+}
+
+/// Stock gvproxy sends whatever comes and lets its kernel fragment it, DF or not: an app behind it is not told, and its
+/// datagrams are lost where fragments are.
+#[test]
+fn who_may_not_be_fragmented_is_told_how_wide_the_world_is() {
+    let world = require!(World::new());
+    let gateway = require!(world.start(Kind::Ours.options().mtu(65_520)));
+    let enclave = require!(Enclave::linked(Enclave::options().args(&["--mtu", "65520"]), &gateway.url()));
+    let told = enclave.guest(&["udp-probe", &format!("{SILENT}:9"), "9000"]).expect_success();
+    assert_eq!(told.number("mtu"), 1500);
+
+    // Who may be fragmented loses one datagram to the discovery, and then goes through in fragments.
+    let (_echo, port) = world.serve(&["udp-echo", "198.51.100.1:0"]);
+    for size in ["1472", "9000", "60000"] {
+        let pings = enclave.guest(&["udp-ping", &format!("198.51.100.1:{port}"), size, "3"]).expect_success();
         assert_eq!(pings.number("echoed"), 3, "{size} bytes");
     }
 }

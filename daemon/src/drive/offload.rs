@@ -77,7 +77,7 @@ impl FromStr for Offload {
 
 impl fmt::Display for Offload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::ALL {
+        if (Self { udp_gro: false, ..*self }) == Self::ALL {
             return f.write_str("all");
         }
         let words = [(self.csum, "csum"), (self.tso, "tso"), (self.uso, "uso"), (self.gro, "gro")];

@@ -17,7 +17,7 @@ usage: nitrotap-test-guest COMMAND ARGS...
   tcp-source ADDR BYTES SEED             tcp-recv ADDR [TIMEOUT_MS]
   half-close-server ADDR REPLY_BYTES     half-close ADDR BYTES SEED
   udp-echo ADDR                          udp-ping ADDR SIZE COUNT
-  tcp-leave ADDR BYTES SEED
+  tcp-leave ADDR BYTES SEED              udp-probe ADDR SIZE
   udp-flood ADDR SIZE                    ping IP SIZE COUNT
   dns-server ADDR                        dns-a NAME SERVER_ADDR
   exit CODE                              crash
@@ -57,6 +57,7 @@ fn run(args: &[String]) -> io::Result<ExitCode> {
         ["dns-aaaa", name, server] => dns::lookup(name, dns::TYPE_AAAA, parse(server)?),
         ["udp-echo", addr] => udp::echo(parse(addr)?),
         ["udp-ping", addr, size, count] => udp::ping(parse(addr)?, parse(size)?, parse(count)?),
+        ["udp-probe", addr, size] => udp::probe(parse(addr)?, parse(size)?),
         ["udp-flood", addr, size] => udp::flood(parse(addr)?, parse(size)?),
         ["ping", ip, size, count] => ping::ping(parse(ip)?, parse(size)?, parse(count)?),
         ["exit", code] => return Ok(ExitCode::from(parse::<u8>(code)?)),

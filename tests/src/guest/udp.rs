@@ -1,6 +1,10 @@
 //! UDP: an echo server, and a client that counts what it must repeat.
 
 use super::{PATIENCE, payload::Payload, say};
+use rustix::{
+    io::Errno,
+    net::sockopt::{self, Ipv4PathMtuDiscovery},
+};
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
@@ -41,6 +45,26 @@ pub fn ping(address: SocketAddr, size: usize, count: u64) -> io::Result<()> {
     say(format_args!("echoed={count} repeated={repeated}"))
 }
 
+/// Sends a datagram of `size` bytes that may not be fragmented, as QUIC does, again and again until the kernel refuses it
+/// because the path was found to be narrower. Gives the MTU that it found.
+pub fn probe(address: SocketAddr, size: usize) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(RETRY_AFTER))?;
+    let datagram = Payload::bytes(0, size);
+    for _ in 0..PATIENCE.as_secs() {
+        let told = |error: &io::Error| error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error());
+        let sent = socket.send(&datagram);
+        // Nobody answers: this waits for the error to come.
+        if sent.as_ref().is_err_and(told) || socket.recv(&mut [0]).as_ref().is_err_and(told) {
+            return say(format_args!("mtu={}", sockopt::ip_mtu(&socket)?));
+        }
+        sent?;
+    }
+    Err(io::Error::other(format!("{size} bytes were sent for ever, and nobody said that they do not pass")))
+}
+
 /// Sends datagrams of `size` bytes as fast as they go, for ever, whether anybody listens or not.
 pub fn flood(address: SocketAddr, size: usize) -> io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
@@ -52,11 +76,17 @@ pub fn flood(address: SocketAddr, size: usize) -> io::Result<()> {
     }
 }
 
+/// The errors of an earlier datagram that the next call reports: nobody listens, or a router said that it was too long,
+/// and the kernel fragments from here on.
+fn concerns_an_earlier_one(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused || error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error())
+}
+
 /// Whether `datagram` came back before the time to repeat it.
 fn echoed(socket: &UdpSocket, datagram: &[u8]) -> io::Result<bool> {
     let mut buf = vec![0; 65_536];
     let sent = socket.send(datagram);
-    if sent.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::ConnectionRefused) {
+    if sent.as_ref().is_err_and(|error| !concerns_an_earlier_one(error)) {
         sent?;
     }
     loop {
@@ -66,7 +96,7 @@ fn echoed(socket: &UdpSocket, datagram: &[u8]) -> io::Result<bool> {
             Ok(n) if n == datagram.len() => {}
             Ok(n) => return Err(io::Error::other(format!("sent {} bytes, got {n} back", datagram.len()))),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(false),
+            Err(error) if concerns_an_earlier_one(&error) => return Ok(false),
             Err(error) => return Err(error),
         }
     }
