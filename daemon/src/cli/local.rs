@@ -2,6 +2,7 @@
 
 use crate::{
     app::{App, Signals, in_terminal_foreground},
+    drive::Offload,
     errors::Error,
     http::ListenAddr,
     local::{folder::Folder, gateway::Gateway, namespace, publish::Publish},
@@ -43,6 +44,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URL", requires = "listen")]
     upstream: Option<UpstreamUrl>,
 
+    /// Work that the kernel inside leaves to us: all, none, or a list of csum, tso, uso, gro (see nitrotap enclave)
+    #[arg(long, value_name = "all|none|LIST", default_value_t = Offload::ALL)]
+    offload: Offload,
+
+    /// Send the gateway nothing but what any network takes (see nitrotap enclave)
+    #[arg(long)]
+    strict: bool,
+
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -79,6 +88,10 @@ async fn local(args: Args) -> Result<ExitCode, Error> {
     init.push(format!("unix://{}", socket.display()).into());
     if let Some(mtu) = gateway.mtu() {
         init.extend(["--mtu".into(), mtu.to_string().into()]);
+    }
+    init.extend(["--offload".into(), args.offload.to_string().into()]);
+    if args.strict {
+        init.push("--strict".into());
     }
     if shared_terminal {
         init.push("--shared-terminal".into());
