@@ -4,8 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "tests, though the attribute that says so is in a table")]
 
 use nitrotap_tests::{
-    Enclave, Metrics, Scratch, World,
+    Enclave, FakeHost, Metrics, Scratch, World,
     enclave::serve_outside,
+    fakehost::frames::{udp_payload, udp_to_enclave},
     for_every_host,
     gateway::{HOST, Kind},
     guest::payload::Digest,
@@ -126,4 +127,26 @@ fn who_may_not_be_fragmented_is_told_how_wide_the_world_is() {
         let pings = enclave.guest(&["udp-ping", &format!("198.51.100.1:{port}"), size, "3"]).expect_success();
         assert_eq!(pings.number("echoed"), 3, "{size} bytes");
     }
+}
+
+#[test]
+fn datagrams_that_were_joined_reach_an_app_one_by_one() {
+    const COUNT: u8 = 20;
+    let host = FakeHost::new();
+    let mut enclave = require!(Enclave::options().start(&host.url()));
+    let session = host.accept_up();
+    enclave.wait_until_up();
+    let _echo = enclave.serve(&["udp-echo", "0.0.0.0:7007"]);
+    // The last is shorter: it ends the packet.
+    let sizes: Vec<usize> = (0..COUNT).map(|n| if n + 1 == COUNT { 300 } else { 1000 }).collect();
+    let datagrams = (0..COUNT).zip(&sizes).map(|(n, size)| udp_to_enclave(9000, 7007, &vec![n; *size]));
+    session.send_all(&datagrams.collect::<Vec<_>>());
+    for (n, size) in (0..COUNT).zip(&sizes) {
+        let echo = session.recv_matching(|frame| udp_payload(frame, 9000).is_some()).expect("the stream stays");
+        assert_eq!(udp_payload(&echo, 9000), Some(&vec![n; *size][..]), "datagram {n}");
+    }
+    let metrics = enclave.wait_for_metrics("what was joined", |metrics| in_whole(metrics) > 0);
+    // All of them, unless the stream was read in the middle of the write.
+    assert!(metrics.get("nitrotap_joined_frames_total") > 1);
+    assert_eq!(metrics.drops("rx", "tap_write"), 0);
 }
