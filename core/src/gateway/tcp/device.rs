@@ -96,7 +96,7 @@ pub(crate) fn capabilities(mtu: usize) -> DeviceCapabilities {
     capabilities.max_transmission_unit = mtu;
     capabilities.checksum.ipv4 = Checksum::None;
     capabilities.checksum.tcp = Checksum::None;
-    // Of IPv6, the segmenter takes no packets; `segmentation.tcpv6` would say that it does, and [`BURST`] have longer heads.
+    // Not `tcpv6`: smoltcp 0.14 then makes long segments of IPv6 too, and does not tell the device their size (`dispatch_ip`).
     capabilities.segmentation.tcpv4 = NonZeroUsize::new(LONGEST);
     capabilities
 }
