@@ -1,11 +1,17 @@
 //! The command line: one subcommand per role, each in its own file.
 
+pub(crate) mod bench;
 mod enclave;
 mod host;
 mod local;
 mod proxy;
 
-use crate::{errors::Error, local::namespace, logging::LogFormat};
+use crate::{
+    bench::agent::{AGENT, AgentArgs},
+    errors::Error,
+    local::namespace,
+    logging::LogFormat,
+};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -27,6 +33,9 @@ enum Role {
     Host(Box<host::Args>),
     Proxy(proxy::Args),
     Local(local::Args),
+    Bench(bench::Args),
+    #[command(name = AGENT, hide = true)]
+    BenchAgent(AgentArgs),
     #[command(name = namespace::STAGE, hide = true)]
     LocalStage(namespace::StageArgs),
 }
@@ -43,6 +52,7 @@ impl Cli {
             Role::Host(_) => {}
             // Its gateway has one link, which tells its story at the other end.
             Role::Local(_) => crate::logging::init(self.log_format, "info,nitrotap::host=warn"),
+            Role::Bench(_) | Role::BenchAgent(_) => crate::logging::init(self.log_format, "warn"),
             Role::Enclave(_) | Role::Proxy(_) | Role::LocalStage(_) => crate::logging::init(self.log_format, "info"),
         }
         match self.role {
@@ -50,6 +60,8 @@ impl Cli {
             Role::Enclave(args) => enclave::run(args),
             Role::Proxy(args) => proxy::run(&args),
             Role::Local(args) => local::run(args),
+            Role::Bench(args) => bench::run(args),
+            Role::BenchAgent(args) => crate::bench::agent::run(args),
             Role::LocalStage(args) => namespace::run_stage(args),
         }
     }

@@ -2,6 +2,6 @@
 
 pub(crate) mod folder;
 pub(crate) mod gateway;
-mod gvproxy;
+pub(crate) mod gvproxy;
 pub(crate) mod namespace;
 pub(crate) mod publish;

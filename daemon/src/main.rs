@@ -1,6 +1,7 @@
 //! The `nitrotap` binary: parse the command line, run one role, turn its outcome into an exit code.
 
 mod app;
+mod bench;
 mod cli;
 mod clock;
 mod drive;

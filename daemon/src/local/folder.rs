@@ -35,6 +35,11 @@ impl Folder {
         Ok(Self { dir, _lock: lock })
     }
 
+    /// For whatever else its owner needs.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Where the gateway listens.
     pub(crate) fn gateway_socket(&self) -> PathBuf {
         self.dir.path().join("net.sock")

@@ -186,7 +186,7 @@ fn listen(
 const LINE_MAX: u64 = 4096;
 
 /// The program behind a name, as a shell finds it.
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let runs = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|path| runs(path));

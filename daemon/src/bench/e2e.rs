@@ -1,0 +1,136 @@
+//! `nitrotap bench e2e`: TAP handler and gateway together, and which of the two costs more.
+
+use super::{
+    cases::{Case, Load, measure, report},
+    lab::{APP_PORT, Enclave, Gateway, GatewayKind, HOST_ALIAS, Handler, Lab, gvforwarder, gvproxy, version},
+    report::{Report, Unit},
+    usage::Machine,
+    verdict::{GATEWAY, TAP},
+};
+use crate::{
+    cli::bench::{E2eArgs, Peers},
+    errors::Error,
+};
+
+/// A TAP handler with a gateway.
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    pub(crate) name: String,
+    pub(crate) handler: Handler,
+    pub(crate) gateway: GatewayKind,
+}
+
+/// The pairs that can be made here, and the versions of what is not ours.
+pub(crate) fn pairs(peers: &Peers, proxy: bool) -> Result<(Vec<Pair>, Vec<String>), Error> {
+    let pair = |name: &str, frame_loop, gateway: &GatewayKind| Pair {
+        name: name.to_owned(),
+        handler: Handler::Ours { frame_loop, proxy },
+        gateway: gateway.clone(),
+    };
+    let mut pairs = vec![pair("nitrotap + nitrotap host", "batched", &GatewayKind::Ours)];
+    let mut versions = Vec::new();
+    let (stock, forwarder) = (gvproxy(peers)?, gvforwarder(peers)?);
+    if let Some(program) = stock {
+        versions.push(version(&program));
+        let stock = GatewayKind::Command(vec![program.to_string_lossy().into_owned()]);
+        pairs.push(pair("nitrotap + gvproxy", "batched", &stock));
+        pairs.push(pair("single-frame loop + gvproxy", "single", &stock));
+        if let Some(program) = forwarder.filter(|_| !proxy) {
+            versions.push(version(&program));
+            let name = "gvforwarder + gvproxy".to_owned();
+            pairs.push(Pair { name, handler: Handler::Forwarder(program), gateway: stock });
+        }
+    }
+    Ok((pairs, versions))
+}
+
+/// A pair that runs.
+pub(crate) struct Rig {
+    pub(crate) name: String,
+    pub(crate) mtu: u16,
+    /// Ends before its gateway.
+    pub(crate) enclave: Enclave,
+    pub(crate) gateway: Gateway,
+}
+
+impl Rig {
+    pub(crate) fn start(lab: &Lab, pair: &Pair, mtu: u16) -> Result<Self, Error> {
+        let started = || -> Result<Self, Error> {
+            let gateway = lab.gateway(&pair.gateway, mtu)?;
+            let enclave = lab.enclave(&pair.handler, &gateway.link, mtu)?;
+            Ok(Self { name: pair.name.clone(), mtu, enclave, gateway })
+        };
+        started().map_err(|e| Error::runtime(format!("cannot start {} at MTU {mtu}: {e}", pair.name)))
+    }
+
+    pub(crate) fn watch(&self) -> Vec<(&'static str, u32)> {
+        vec![(TAP, self.enclave.handler.pid()), (GATEWAY, self.gateway.child.pid()), ("app", self.enclave.app_pid)]
+    }
+}
+
+pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
+    let (settings, since) = (args.common.settings(), Machine::now());
+    let lab = Lab::new()?;
+    let server = lab.server(&["tcp://127.0.0.1:0"])?;
+    let port = server.addresses.first().and_then(|address| address.rsplit(':').next());
+    let port = port.ok_or_else(|| server.child.failed("tells no address"))?;
+    let target = format!("tcp://{HOST_ALIAS}:{port}");
+    let (pairs, versions) = pairs(&args.peers, false)?;
+    let mut notes = vec![
+        "bulk: `client` runs in the enclave and `app` on the host; requests: the other way round".to_owned(),
+        "the single-frame loop with gvproxy stands in for the Go pair (gvforwarder or nitriding with gvproxy)"
+            .to_owned(),
+    ];
+    if pairs.len() == 1 {
+        notes.push("gvproxy was not measured: none was found on PATH, or --no-peers was given".to_owned());
+    }
+    let mut rigs = Vec::new();
+    for mtu in &args.mtu {
+        for pair in &pairs {
+            match Rig::start(&lab, pair, *mtu) {
+                Ok(rig) => rigs.push(rig),
+                // A program that is not ours must not cost the figures of the others.
+                Err(error) if matches!(pair.handler, Handler::Forwarder(_)) => notes.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let mut cases = Vec::new();
+    for rig in &rigs {
+        let published = rig.gateway.expose(APP_PORT)?;
+        cases.extend(self::cases(rig, args, &target, server.child.pid(), &published));
+    }
+    let rows = measure(&lab, &cases, settings)?;
+    Ok(report("e2e", settings, rows, since, versions, notes))
+}
+
+fn cases(rig: &Rig, args: &E2eArgs, target: &str, server: u32, published: &str) -> Vec<Case> {
+    let case = |work: &str, connections: u32, unit: Unit, load: Load, watch: Vec<(&'static str, u32)>| Case {
+        subject: rig.name.clone(),
+        work: work.to_owned(),
+        mtu: Some(rig.mtu),
+        connections,
+        unit,
+        load,
+        watch,
+        frames: Some((rig.enclave.namespace.pid(), rig.enclave.tap())),
+    };
+    let mut bulk_watch = rig.watch();
+    // The app of a bulk transfer is outside.
+    bulk_watch.retain(|(role, _)| *role != "app");
+    bulk_watch.push(("app", server));
+    let mut cases = Vec::new();
+    for n in &args.streams {
+        let count = n.to_string();
+        for (work, pull) in [("enclave to host", false), ("host to enclave", true)] {
+            let args = ["bulk", "--streams", &count, "--to", target];
+            let load = Load::new(args.into_iter().chain(pull.then_some("--pull"))).inside(rig.enclave.namespace.pid());
+            cases.push(case(work, *n, Unit::Gigabits, load, bulk_watch.clone()));
+        }
+    }
+    for n in &args.connections {
+        let load = Load::new(["requests", "--connections", &n.to_string(), "--to", published]);
+        cases.push(case("hello-world requests", *n, Unit::Requests, load, rig.watch()));
+    }
+    cases
+}
