@@ -17,6 +17,18 @@ pub fn guest() -> &'static Path {
     &built().guest
 }
 
+/// The simulator, built beside the running test.
+pub fn simulator() -> PathBuf {
+    let Place { folder, target, triple } = Place::of_this_test();
+    let mut command = cargo(&target);
+    command.args(["--package", "nitrotap-sim", "--bins", "--profile", profile(&folder)]);
+    if let Some(triple) = triple {
+        command.arg("--target").arg(triple);
+    }
+    run(command);
+    folder.join("nitrotap-sim")
+}
+
 struct Built {
     nitrotap: PathBuf,
     guest: PathBuf,
@@ -41,12 +53,8 @@ fn built() -> &'static Built {
 /// Builds both binaries beside the running test and gives their folder.
 fn build() -> PathBuf {
     let Place { folder, target, triple } = Place::of_this_test();
-    let profile = match folder.file_name().and_then(|name| name.to_str()).expect("profiles are named in ASCII") {
-        "debug" => "dev",
-        other => other,
-    };
     let mut command = cargo_build(&target);
-    command.args(["--profile", profile]);
+    command.args(["--profile", profile(&folder)]);
     if let Some(triple) = triple {
         command.arg("--target").arg(triple);
     }
@@ -71,14 +79,24 @@ pub fn fully_static() -> PathBuf {
 /// glibc links statically too, so that the standard library installed with the compiler is enough.
 const STATIC_TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
+/// The profile that cargo put into this folder.
+fn profile(folder: &Path) -> &str {
+    match folder.file_name().and_then(|name| name.to_str()).expect("profiles are named in ASCII") {
+        "debug" => "dev",
+        other => other,
+    }
+}
+
 fn cargo_build(target: &Path) -> Command {
+    let mut command = cargo(target);
+    command.args(["--package", "nitrotap", "--package", "nitrotap-tests", "--bins"]);
+    command
+}
+
+fn cargo(target: &Path) -> Command {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let mut command = Command::new(cargo);
-    command
-        .args(["build", "--quiet", "--package", "nitrotap", "--package", "nitrotap-tests", "--bins"])
-        .arg("--target-dir")
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args(["build", "--quiet", "--target-dir"]).arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
     command
 }
 

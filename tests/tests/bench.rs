@@ -1,0 +1,218 @@
+//! `nitrotap bench`: that every measurement runs, gives figures with their units, and leaves nothing behind. Not how fast.
+
+use nitrotap_tests::{
+    Finished, Namespace, Process, Scratch, binaries, ordinary, peers, require,
+    wait::{self, LATER, SOON},
+};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::{fs, path::Path, process::Command};
+
+fn bench(args: &[&str]) -> Finished {
+    let mut command = Command::new(binaries::nitrotap());
+    command.arg("bench").args(args);
+    Process::start("bench", command, &Scratch::new()).finish(LATER)
+}
+
+/// Runs a bench and gives what it wrote with `--json -`, checked for what all of them have in common.
+fn report(args: &[&str]) -> Value {
+    let finished = bench(&[args, &["--quick", "--seconds", "0.2", "--json", "-"]].concat());
+    assert_eq!(finished.code(), Some(0), "{args:?}: {}", finished.stderr);
+    let report: Value = serde_json::from_str(&finished.stdout).expect("nothing but JSON on standard output");
+    assert_eq!(report["schema"], "nitrotap-bench/1");
+    assert_eq!(report["bench"], args[0]);
+    assert_eq!(report["repetitions"], 1);
+    assert!(report["machine"]["cores"].as_u64() > Some(0));
+    assert!(!rows(&report).is_empty());
+    for row in rows(&report) {
+        assert!(row["rate"]["median"].as_f64() > Some(0.0), "moved nothing: {row:#}");
+        assert_eq!(row["errors"], 0, "{row:#}");
+        assert!(roles(row).contains(&"client"), "{row:#}");
+        for time in row["processors"].as_array().expect("a list") {
+            assert!(time["cost"]["median"].as_f64() >= Some(0.0) && time["busy_cores"].is_number(), "{time:#}");
+        }
+        let timed = ["requests", "connections"].contains(&row["unit"].as_str().expect("a name"));
+        assert_eq!(row["latency_us"]["p50"].as_f64().is_some_and(|us| us > 0.0), timed, "{row:#}");
+    }
+    report
+}
+
+fn rows(report: &Value) -> &[Value] {
+    report["rows"].as_array().expect("a list")
+}
+
+fn roles(row: &Value) -> Vec<&str> {
+    let processors = row["processors"].as_array().expect("a list");
+    processors.iter().map(|time| time["role"].as_str().expect("a name")).collect()
+}
+
+fn subjects(report: &Value) -> Vec<&str> {
+    let mut subjects: Vec<&str> = rows(report).iter().map(|row| row["subject"].as_str().expect("a name")).collect();
+    subjects.dedup();
+    subjects.sort_unstable();
+    subjects.dedup();
+    subjects
+}
+
+#[test]
+fn the_stream_is_measured() {
+    let report = report(&["link"]);
+    assert_eq!(subjects(&report), ["tcp", "unix"]);
+    assert!(rows(&report).iter().any(|row| row["calls_per_second"]["median"].as_f64() > Some(0.0)));
+}
+
+#[test]
+fn a_stream_is_measured_between_two_of_us() {
+    let scratch = Scratch::new();
+    let url = format!("unix://{}", scratch.join("peer").display());
+    let mut command = Command::new(binaries::nitrotap());
+    command.args(["bench", "link", "--serve", &url]);
+    let mut peer = Process::start("peer", command, &scratch);
+    wait::until("the peer listens", SOON, || scratch.join("peer").exists().then_some(()));
+    let report = report(&["link", "--stream", &url]);
+    assert_eq!(subjects(&report), ["unix"]);
+    assert!(peer.try_wait().is_none());
+}
+
+#[test]
+fn the_tap_handler_is_measured_alone_with_both_frame_loops() {
+    drop(require!(Namespace::new()));
+    let report = report(&["tap", "--mtu", "1500", "--streams", "1"]);
+    assert_eq!(subjects(&report), ["batched", "single"]);
+    for row in rows(&report) {
+        assert_eq!(roles(row), ["client", "tap handler", "null host"]);
+        assert!(row["frames_per_second"]["median"].as_f64() > Some(0.0), "{row:#}");
+    }
+}
+
+#[test]
+fn the_gateway_is_measured_alone() {
+    let report = report(&["host", "--no-peers", "--mtu", "65520", "--streams", "8"]);
+    assert_eq!(subjects(&report), ["nitrotap host"]);
+    let units: Vec<_> = rows(&report).iter().map(|row| row["unit"].as_str().expect("a name")).collect();
+    assert_eq!(units, ["gigabits", "gigabits", "requests", "requests", "connections"]);
+}
+
+#[test]
+fn a_stock_gateway_is_measured_like_ours() {
+    let gvproxy = require!(peers::find("gvproxy"));
+    let report = report(&["host", "--gvproxy", gvproxy.to_str().expect("plain"), "--mtu", "1500", "--streams", "1"]);
+    assert_eq!(subjects(&report), ["gvproxy", "nitrotap host"]);
+}
+
+#[test]
+fn the_reverse_proxy_is_measured_beside_no_proxy() {
+    let report = report(&["proxy", "--connections", "1,8"]);
+    assert_eq!(subjects(&report), ["direct", "nitrotap proxy"]);
+}
+
+#[test]
+fn the_worse_offender_is_named_for_stock_and_for_ours() {
+    drop(require!(Namespace::new()));
+    let gvproxy = require!(peers::find("gvproxy"));
+    let gvproxy = gvproxy.to_str().expect("plain");
+    let report = report(&["e2e", "--gvproxy", gvproxy, "--mtu", "1500", "--streams", "1", "--connections", "8"]);
+    let all = ["nitrotap + gvproxy", "nitrotap + nitrotap host", "single-frame loop + gvproxy"];
+    assert_eq!(subjects(&report), all);
+    let verdicts = report["verdicts"].as_array().expect("a list");
+    assert_eq!(verdicts.len(), all.len());
+    for verdict in verdicts {
+        let text = verdict["text"].as_str().expect("words");
+        assert!(text.contains("worse offender: "), "{text}");
+        assert!(["tap handler", "gateway"].contains(&verdict["worse_offender"].as_str().expect("a role")));
+        assert!(verdict["times_the_next"].as_f64() >= Some(1.0), "{verdict:#}");
+    }
+}
+
+#[test]
+fn the_figure_has_every_way_and_a_picture() {
+    drop(require!(Namespace::new()));
+    let scratch = Scratch::new();
+    let svg = scratch.join("figure.svg");
+    let report = report(&["figure", "--no-peers", "--connections", "1,4", "--svg", svg.to_str().expect("plain")]);
+    assert_eq!(
+        subjects(&report),
+        [
+            "direct (loopback)",
+            "direct on the stream (unix)",
+            "nitrotap + nitrotap host",
+            "nitrotap + nitrotap host, reverse proxy"
+        ]
+    );
+    let svg = fs::read_to_string(svg).expect("it was written");
+    assert!(svg.starts_with("<svg ") && svg.contains("requests/s"));
+}
+
+#[test]
+fn the_simulator_reads_what_calibrate_writes() {
+    drop(require!(Namespace::new()));
+    let scratch = Scratch::new();
+    let costs = scratch.join("here.toml");
+    let finished = bench(&["calibrate", "--no-peers", "--quick", "--out", costs.to_str().expect("plain")]);
+    assert_eq!(finished.code(), Some(0), "{}", finished.stderr);
+    let mut command = Command::new(binaries::simulator());
+    command.args(["run", "--scenario", "nitrotap", "--connections", "1", "--calibrate"]).arg(&costs);
+    let simulated = Process::start("simulator", command, &scratch).finish(LATER);
+    assert_eq!(simulated.code(), Some(0), "{}", simulated.stderr);
+    assert!(fs::read_to_string(&costs).expect("it was written").contains("\nprovenance = \"nitrotap "));
+}
+
+#[test]
+fn an_ordinary_user_needs_a_tap_device_that_may_be_opened() {
+    drop(require!(Namespace::new()));
+    let scratch = Scratch::new();
+    let run = |mode: &str| {
+        let command = ordinary::command(binaries::nitrotap(), mode, false, &scratch);
+        command.map(|mut command| {
+            command.args(["bench", "tap", "--quick", "--mtu", "1500", "--streams", "1"]);
+            Process::start("bench", command, &scratch).finish(LATER)
+        })
+    };
+    let open = require!(run("0666"));
+    assert_eq!(open.code(), Some(0), "{}", open.stderr);
+    assert!(open.stdout.contains("tap handler"), "{}", open.stdout);
+    let closed = require!(run("0600"));
+    assert_eq!(closed.code(), Some(1), "{}", closed.stderr);
+    assert!(closed.stderr.contains("/dev/net/tun") && closed.stderr.contains("0666"), "{}", closed.stderr);
+}
+
+#[test]
+fn a_killed_bench_leaves_no_process() {
+    drop(require!(Namespace::new()));
+    let scratch = Scratch::new();
+    // Of its own, so that nobody else runs it.
+    let copy = ordinary::visible(binaries::nitrotap(), &scratch);
+    let mut command = Command::new(&copy);
+    command.args(["bench", "tap", "--mtu", "1500"]);
+    let bench = Process::start("bench", command, &scratch);
+    // Two null hosts, namespaces, TAP handlers and apps.
+    wait::until("the bench is built", SOON, || (running(&copy) > 8).then_some(()));
+    bench.signal(Signal::KILL);
+    wait::until("all are gone", SOON, || (running(&copy) == 0).then_some(()));
+}
+
+/// Processes that run this very file.
+fn running(program: &Path) -> usize {
+    let exe = |entry: fs::DirEntry| fs::read_link(entry.path().join("exe")).ok();
+    fs::read_dir("/proc").expect("/proc is mounted").flatten().filter_map(exe).filter(|path| path == program).count()
+}
+
+#[test]
+fn bad_arguments_are_usage_errors() {
+    for (args, word) in [
+        (&["tap", "--seconds", "0"][..], "--seconds"),
+        (&["tap", "--seconds", "x"], "--seconds"),
+        (&["tap", "--repeat", "0"], "--repeat"),
+        (&["tap", "--mtu", "67"], "--mtu"),
+        (&["e2e", "--connections", "0"], "--connections"),
+        (&["host", "--host", "gvproxy"], "--host"),
+        (&["link", "--serve", "vsock://3:1"], "--serve"),
+        (&["frobnicate"], "frobnicate"),
+        (&["e2e", "--gvproxy", "/nonexistent/gvproxy"], "/nonexistent/gvproxy"),
+    ] {
+        let finished = bench(args);
+        let first = finished.stderr.lines().next().unwrap_or_default();
+        assert_eq!(finished.code(), Some(2), "{args:?}: {}", finished.stderr);
+        assert!(first.contains(word), "{args:?}: {first}");
+    }
+}
