@@ -5,6 +5,7 @@
 //! `end JSON` around what they measured ([`outcome`]). All end with the process that started them.
 
 mod bulk;
+mod configure;
 mod dial;
 mod enter;
 mod generate;
@@ -35,6 +36,8 @@ enum Role {
     Hold,
     /// Run a command in the namespaces of a process
     Enter(enter::Args),
+    /// Give a TAP device the address of an enclave
+    Configure(configure::Args),
     /// Sink, source, echo and a tiny web server at once
     Serve(serve::Args),
     /// Push or pull bytes over streams
@@ -71,6 +74,7 @@ pub(crate) fn run(args: AgentArgs) -> Result<ExitCode, Error> {
     match args.role {
         Role::Hold => enter::hold(),
         Role::Enter(args) => enter::run(args),
+        Role::Configure(args) => configure::run(args),
         Role::Serve(args) => serve::run(&args),
         Role::Bulk(args) => bulk::run(&args),
         Role::Ping(args) => ping::run(&args),

@@ -3,7 +3,7 @@
 use super::{
     cases::{Case, Load, measure, report},
     lab::{APP_PORT, Enclave, Gateway, GatewayKind, HOST_ALIAS, Handler, Lab, gvforwarder, gvproxy, version},
-    report::{Report, Unit},
+    report::{Report, Row, Unit},
     usage::Machine,
     verdict::{GATEWAY, TAP},
 };
@@ -95,13 +95,47 @@ pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
             }
         }
     }
-    let mut cases = Vec::new();
+    // The ceiling: what the stream between the two moves without frames.
+    let unix = format!("unix://{}", lab.path("sink").display());
+    let stream = lab.server(&[&unix])?;
+    let mut cases = vec![Case {
+        subject: RAW.to_owned(),
+        work: "bytes in writes of 64 KiB".to_owned(),
+        mtu: None,
+        connections: 1,
+        unit: Unit::Gigabits,
+        load: Load::new(["bulk", "--size", "65536", "--to", &unix]),
+        watch: vec![("app", stream.child.pid())],
+        frames: None,
+    }];
     for rig in &rigs {
         let published = rig.gateway.expose(APP_PORT)?;
         cases.extend(self::cases(rig, args, &target, server.child.pid(), &published));
     }
     let rows = measure(&lab, &cases, settings)?;
+    notes.extend(shares(&rows));
     Ok(report("e2e", settings, rows, since, versions, notes))
+}
+
+/// The subject that is no pair.
+const RAW: &str = "the stream alone";
+
+/// How much of the raw stream each pair uses at most.
+fn shares(rows: &[Row]) -> Vec<String> {
+    let Some(raw) = rows.iter().find(|row| row.subject == RAW).map(|row| row.rate.median) else { return Vec::new() };
+    let mut shares: Vec<(&str, Option<u16>, f64)> = Vec::new();
+    for row in rows.iter().filter(|row| row.unit == Unit::Gigabits && row.subject != RAW && raw > 0.0) {
+        let share = row.rate.median / raw;
+        match shares.iter_mut().find(|(subject, mtu, _)| (*subject, *mtu) == (&row.subject, row.mtu_bytes)) {
+            Some((_, _, most)) => *most = most.max(share),
+            None => shares.push((&row.subject, row.mtu_bytes, share)),
+        }
+    }
+    let text = |(subject, mtu, share): &(&str, Option<u16>, f64)| {
+        let mtu = mtu.map_or(String::new(), |mtu| format!(" at MTU {mtu}"));
+        format!("{subject}{mtu} moves at most {:.0} % of what the stream alone does", share * 100.0)
+    };
+    shares.iter().map(text).collect()
 }
 
 fn cases(rig: &Rig, args: &E2eArgs, target: &str, server: u32, published: &str) -> Vec<Case> {
@@ -133,4 +167,22 @@ fn cases(rig: &Rig, args: &E2eArgs, target: &str, server: u32, published: &str) 
         cases.push(case("hello-world requests", *n, Unit::Requests, load, rig.watch()));
     }
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::verdict::tests::row;
+
+    #[test]
+    fn the_share_of_the_stream_is_that_of_the_best_row() {
+        let rows = [
+            row(RAW, "bytes", Unit::Gigabits, 50.0, &[]),
+            row("ours", "enclave to host", Unit::Gigabits, 10.0, &[]),
+            row("ours", "host to enclave", Unit::Gigabits, 20.0, &[]),
+            row("ours", "requests", Unit::Requests, 20_000.0, &[]),
+        ];
+        assert_eq!(shares(&rows), ["ours at MTU 1500 moves at most 40 % of what the stream alone does"]);
+        assert!(shares(&rows[1..]).is_empty());
+    }
 }

@@ -4,8 +4,9 @@ use super::{
     cases::{Case, Load, measure, report},
     e2e::{Rig, pairs},
     lab::{APP_PORT, Handler, Lab, PROXY_PORT},
-    report::{Report, Unit},
+    report::{Report, Row, Unit},
     usage::Machine,
+    verdict::{GATEWAY, TAP},
 };
 use crate::{cli::bench::FigureArgs, errors::Error};
 
@@ -15,6 +16,12 @@ struct Way {
     to: String,
     watch: Vec<(&'static str, u32)>,
 }
+
+/// Behind the name of a pair that is asked through its reverse proxy.
+const PROXIED: &str = ", reverse proxy";
+
+/// From so many connections on, the programs do not wait for each other.
+const BUSY: u32 = 64;
 
 pub(crate) fn run(args: &FigureArgs) -> Result<Report, Error> {
     let (settings, since) = (args.common.settings(), Machine::now());
@@ -46,7 +53,7 @@ pub(crate) fn run(args: &FigureArgs) -> Result<Report, Error> {
     for (rig, proxied) in &rigs {
         ways.push(Way { name: rig.name.clone(), to: rig.gateway.expose(APP_PORT)?, watch: rig.watch() });
         if *proxied {
-            let (name, to) = (format!("{}, reverse proxy", rig.name), rig.gateway.expose(PROXY_PORT)?);
+            let (name, to) = (format!("{}{PROXIED}", rig.name), rig.gateway.expose(PROXY_PORT)?);
             ways.push(Way { name, to, watch: rig.watch() });
         }
     }
@@ -67,5 +74,55 @@ pub(crate) fn run(args: &FigureArgs) -> Result<Report, Error> {
         }
     }
     let rows = measure(&lab, &cases, settings)?;
+    notes.extend(rows.iter().filter_map(|row| proxy_share(row, &rows)));
     Ok(report("figure", settings, rows, since, versions, notes))
+}
+
+/// What is left of the requests with the reverse proxy in the way: here, and if everyone had a core.
+fn proxy_share(proxied: &Row, rows: &[Row]) -> Option<String> {
+    let name = proxied.subject.strip_suffix(PROXIED).filter(|_| proxied.connections >= BUSY)?;
+    let plain = rows.iter().find(|row| row.subject == name && row.connections == proxied.connections)?;
+    let cost = |row: &Row, role: &str| row.role(role).map(|time| time.cost.median);
+    let tap = cost(plain, TAP)?;
+    // One process; what it spends more is the proxy's.
+    let proxy = cost(proxied, TAP)? - tap;
+    let dearest = |row: &Row| -> Option<f64> {
+        let others = ["client", GATEWAY, "app"].into_iter().map(|role| cost(row, role));
+        others.collect::<Option<Vec<f64>>>().map(|costs| costs.into_iter().fold(tap, f64::max))
+    };
+    let (without, with) = (dearest(plain)?, dearest(proxied)?.max(proxy));
+    if plain.rate.median <= 0.0 || with <= 0.0 {
+        return None;
+    }
+    Some(format!(
+        "{name} at {} connections: the reverse proxy keeps {:.0} % of the requests/s; with a core for each of client, gateway, \
+         TAP handler, proxy and app it would keep {:.0} %",
+        proxied.connections,
+        proxied.rate.median / plain.rate.median * 100.0,
+        (without / with).min(1.0) * 100.0
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::verdict::tests::row;
+
+    #[test]
+    fn the_proxys_share_is_told_for_here_and_for_cores_of_their_own() {
+        let costs = |tap| [("client", 4.0, 0.5), (TAP, tap, 0.5), (GATEWAY, 10.0, 0.5), ("app", 2.0, 0.1)];
+        let name = format!("ours{PROXIED}");
+        let mut rows = [
+            row("ours", "requests", Unit::Requests, 100_000.0, &costs(5.0)),
+            row(&name, "requests", Unit::Requests, 60_000.0, &costs(17.5)),
+        ];
+        assert_eq!(proxy_share(&rows[1], &rows), None);
+        for row in &mut rows {
+            row.connections = 64;
+        }
+        let text = proxy_share(&rows[1], &rows).unwrap();
+        assert!(text.starts_with("ours at 64 connections: the reverse proxy keeps 60 % of the requests/s; "), "{text}");
+        assert!(text.ends_with("it would keep 80 %"), "{text}");
+        assert_eq!(proxy_share(&rows[0], &rows), None);
+    }
 }

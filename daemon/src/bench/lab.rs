@@ -20,6 +20,8 @@ const GUEST: &str = "192.168.127.2";
 pub(crate) const APP_PORT: u16 = 8080;
 pub(crate) const PROXY_PORT: u16 = 8081;
 const TAP: &str = "tap0";
+/// What a stock gvproxy expects of its device.
+const MAC: &str = "5a:94:ef:e4:0c:ee";
 
 /// The place for sockets and logs, and the program that everything is.
 #[derive(Debug)]
@@ -189,12 +191,14 @@ impl Lab {
                 Ok(Enclave { handler, app_pid, _app: None, namespace })
             }
             Handler::Forwarder(program) => {
+                let (pid, mtu) = (namespace.pid(), mtu.to_string());
                 let mut command = Command::new(program);
-                // The address that a stock gvproxy leases to its device.
-                command.args(["-url", &host, "-iface", TAP, "-stop-if-exist", "", "-mac", "5a:94:ef:e4:0c:ee"]);
-                let mut handler = self.start("gvforwarder", self.inside(namespace.pid(), &command))?;
-                let routes = format!("/proc/{}/net/fib_trie", namespace.pid());
-                until(&mut handler, || std::fs::read_to_string(&routes).is_ok_and(|text| text.contains(GUEST)))?;
+                // It would call a DHCP client, which may not be there.
+                command.args(["-preexisting", "-url", &host, "-iface", TAP, "-stop-if-exist", "", "-mtu", &mtu]);
+                let mut handler = self.start("gvforwarder", self.inside(pid, &command))?;
+                until(&mut handler, || super::usage::packets(pid, TAP).is_some())?;
+                let configure = self.agent(["configure", "--tap", TAP, "--mac", MAC, "--mtu", &mtu]);
+                self.start("configuration", self.inside(pid, &configure))?.expect("ready", PATIENCE)?;
                 let mut app = self.start("app", self.inside(namespace.pid(), &self.agent(app)))?;
                 app.expect("ready", PATIENCE)?;
                 Ok(Enclave { handler, app_pid: app.pid(), _app: Some(app), namespace })

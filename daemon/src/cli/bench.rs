@@ -149,11 +149,11 @@ pub(crate) struct LinkArgs {
 #[command(after_help = "Examples:\n  nitrotap bench tap\n  nitrotap bench tap --mtu 1500 --streams 1,8 --seconds 5")]
 pub(crate) struct TapArgs {
     /// MTUs, in bytes
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1500, 65520], value_parser = mtu())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1500,65520", value_parser = mtu())]
     pub(crate) mtu: Vec<u16>,
 
     /// Numbers of TCP connections
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1, 8], value_parser = many())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8", value_parser = many())]
     pub(crate) streams: Vec<u32>,
 
     #[command(flatten)]
@@ -183,11 +183,11 @@ pub(crate) struct HostArgs {
     pub(crate) gateway_command: Option<String>,
 
     /// MTUs, in bytes
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1500, 65520], value_parser = mtu())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1500,65520", value_parser = mtu())]
     pub(crate) mtu: Vec<u16>,
 
     /// Numbers of TCP connections
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1, 8], value_parser = many())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8", value_parser = many())]
     pub(crate) streams: Vec<u32>,
 
     #[command(flatten)]
@@ -222,15 +222,15 @@ pub(crate) struct ProxyArgs {
     nitrotap bench e2e --mtu 1500 --streams 1 --connections 64 --gvproxy /opt/gvproxy --json e2e.json")]
 pub(crate) struct E2eArgs {
     /// MTUs, in bytes
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1500, 65520], value_parser = mtu())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1500,65520", value_parser = mtu())]
     pub(crate) mtu: Vec<u16>,
 
     /// Numbers of TCP connections of bulk transfers
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1, 8], value_parser = many())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,8", value_parser = many())]
     pub(crate) streams: Vec<u32>,
 
     /// Numbers of connections of requests
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1, 64], value_parser = many())]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,64", value_parser = many())]
     pub(crate) connections: Vec<u32>,
 
     #[command(flatten)]
