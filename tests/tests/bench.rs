@@ -115,12 +115,13 @@ fn the_worse_offender_is_named_for_stock_and_for_ours() {
     let pairs = ["nitrotap + gvproxy", "nitrotap + nitrotap host", "single-frame loop + gvproxy"];
     assert_eq!(subjects(&report), [&pairs[..], &["the stream alone"]].concat());
     let verdicts = report["verdicts"].as_array().expect("a list");
-    assert_eq!(verdicts.len(), pairs.len());
+    // For bulk, and for requests.
+    assert_eq!(verdicts.len(), 2 * pairs.len());
     for verdict in verdicts {
         let text = verdict["text"].as_str().expect("words");
         assert!(text.contains("worse offender: "), "{text}");
         assert!(["tap handler", "gateway"].contains(&verdict["worse_offender"].as_str().expect("a role")));
-        assert!(verdict["times_the_next"].as_f64() >= Some(1.0), "{verdict:#}");
+        assert!(verdict["times_the_next"].as_f64() > Some(0.0), "{verdict:#}");
     }
 }
 

@@ -118,7 +118,7 @@ pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
 }
 
 /// The subject that is no pair.
-const RAW: &str = "the stream alone";
+pub(super) const RAW: &str = "the stream alone";
 
 /// How much of the raw stream each pair uses at most.
 fn shares(rows: &[Row]) -> Vec<String> {

@@ -193,9 +193,24 @@ impl Lab {
             Handler::Forwarder(program) => {
                 let (pid, mtu) = (namespace.pid(), mtu.to_string());
                 let mut command = Command::new(program);
-                // It would call a DHCP client, which may not be there.
-                command.args(["-preexisting", "-url", &host, "-iface", TAP, "-stop-if-exist", "", "-mtu", &mtu]);
-                let mut handler = self.start("gvforwarder", self.inside(pid, &command))?;
+                // It would call a DHCP client, which may not be there. The URL's path is the socket's and the request's at once.
+                command.args([
+                    "-preexisting",
+                    "-url",
+                    "unix:///connect",
+                    "-iface",
+                    TAP,
+                    "-stop-if-exist",
+                    "",
+                    "-mtu",
+                    &mtu,
+                ]);
+                let root = self.path("root");
+                std::fs::create_dir(&root)
+                    .map_err(|e| Error::runtime(format!("cannot make {}: {e}", root.display())))?;
+                let mut inside = self.agent(["enter", "--target", &pid.to_string(), "--root"]);
+                inside.arg(&root).arg("--connect").arg(link).arg("--").arg(program).args(command.get_args());
+                let mut handler = self.start("gvforwarder", inside)?;
                 until(&mut handler, || super::usage::packets(pid, TAP).is_some())?;
                 let configure = self.agent(["configure", "--tap", TAP, "--mac", MAC, "--mtu", &mtu]);
                 self.start("configuration", self.inside(pid, &configure))?.expect("ready", PATIENCE)?;

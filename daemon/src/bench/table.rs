@@ -49,8 +49,7 @@ pub(crate) fn text(report: &Report) -> String {
         let _ = writeln!(out, "\nWhich saturates first (a component's limit is 1 / its processor time per unit)");
     }
     for verdict in &report.verdicts {
-        let mtu = verdict.mtu_bytes.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
-        let _ = writeln!(out, "  {}{mtu}: {}", verdict.subject, verdict.text);
+        let _ = writeln!(out, "  {}: {}", verdict.about(), verdict.text);
     }
     if !report.notes.is_empty() {
         out.push('\n');

@@ -11,18 +11,33 @@ use super::{
 use serde::Serialize;
 use std::fmt::Write;
 
-/// Of one subject at one MTU.
+/// Of one subject at one MTU, doing one kind of work.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Verdict {
     pub(crate) subject: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mtu_bytes: Option<u16>,
+    /// Of the works that this is about.
+    pub(crate) unit: Unit,
     /// The component that costs most.
     pub(crate) worse_offender: String,
-    /// Its cost over that of the next, as the geometric mean of all works; `None` if it is alone.
+    /// Its cost over that of the next, as the geometric mean of these works; `None` if it is alone.
     pub(crate) times_the_next: Option<f64>,
     /// The answer in words.
     pub(crate) text: String,
+}
+
+impl Verdict {
+    /// Who and what it is about.
+    pub(crate) fn about(&self) -> String {
+        let mtu = self.mtu_bytes.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
+        let work = match self.unit {
+            Unit::Gigabits => "bulk",
+            Unit::Requests => "requests",
+            Unit::Connections => "new connections",
+        };
+        format!("{}{mtu}, {work}", self.subject)
+    }
 }
 
 /// Components that people can do something about, as roles.
@@ -34,26 +49,25 @@ const COMPONENTS: [&str; 3] = [TAP, GATEWAY, PROXY];
 /// From here on a process counts as one that keeps a core busy, in cores: ticks and the window's ends cost the rest.
 const FULL: f64 = 0.95;
 
-/// One verdict for each subject and MTU with a component, in the order of the rows.
+/// One verdict for each subject, MTU and unit with a component, in the order of the rows.
 pub(crate) fn verdicts(rows: &[Row]) -> Vec<Verdict> {
-    let mut subjects: Vec<(&str, Option<u16>)> = Vec::new();
+    let mut subjects: Vec<(&str, Option<u16>, Unit)> = Vec::new();
     for row in rows {
-        let subject = (row.subject.as_str(), row.mtu_bytes);
+        let subject = (row.subject.as_str(), row.mtu_bytes, row.unit);
         if !subjects.contains(&subject) {
             subjects.push(subject);
         }
     }
     subjects
         .into_iter()
-        .filter_map(|(subject, mtu)| {
-            let rows: Vec<&Row> =
-                rows.iter().filter(|row| (row.subject.as_str(), row.mtu_bytes) == (subject, mtu)).collect();
-            of_subject(subject, mtu, &rows)
+        .filter_map(|(subject, mtu, unit)| {
+            let of = |row: &&Row| (row.subject.as_str(), row.mtu_bytes, row.unit) == (subject, mtu, unit);
+            of_subject(subject, mtu, unit, &rows.iter().filter(of).collect::<Vec<_>>())
         })
         .collect()
 }
 
-fn of_subject(subject: &str, mtu_bytes: Option<u16>, rows: &[&Row]) -> Option<Verdict> {
+fn of_subject(subject: &str, mtu_bytes: Option<u16>, unit: Unit, rows: &[&Row]) -> Option<Verdict> {
     let cost = |row: &Row, role: &str| row.role(role).map(|time| time.cost.median).filter(|cost| *cost > 0.0);
     let mut present: Vec<&str> =
         COMPONENTS.into_iter().filter(|role| rows.iter().any(|row| cost(row, role).is_some())).collect();
@@ -80,20 +94,17 @@ fn of_subject(subject: &str, mtu_bytes: Option<u16>, rows: &[&Row]) -> Option<Ve
     Some(Verdict {
         subject: subject.to_owned(),
         mtu_bytes,
+        unit,
         worse_offender: worst.to_owned(),
         times_the_next: times,
         text,
     })
 }
 
-/// The bulk row, or else the request row, in which `role` costs most.
+/// The row in which `role` costs most.
 fn dearest<'a>(rows: &[&'a Row], role: &str) -> Option<&'a Row> {
     let cost = |row: &Row| row.role(role).map_or(0.0, |time| time.cost.median);
-    let of = |unit: Unit| {
-        let rows = rows.iter().copied().filter(move |row| row.unit == unit);
-        rows.max_by(|a, b| cost(a).total_cmp(&cost(b)))
-    };
-    of(Unit::Gigabits).or_else(|| of(Unit::Requests)).or_else(|| of(Unit::Connections))
+    rows.iter().copied().max_by(|a, b| cost(a).total_cmp(&cost(b)))
 }
 
 /// What each would move on a core of its own.
@@ -143,9 +154,10 @@ pub(crate) mod tests {
             row("stock", "send", Unit::Gigabits, 1.0, &[(TAP, 4.0, 0.5), (GATEWAY, 8.0, 1.0), ("client", 50.0, 0.9)]),
             row("stock", "receive", Unit::Gigabits, 1.0, &[(TAP, 8.0, 0.5), (GATEWAY, 8.0, 0.6)]),
             row("ours", "send", Unit::Gigabits, 1.0, &[(TAP, 1.0, 0.95), (GATEWAY, 0.5, 0.6)]),
+            row("ours", "ask", Unit::Requests, 1.0, &[(TAP, 1.0, 0.5), (GATEWAY, 3.0, 0.6)]),
         ];
         let verdicts = verdicts(&rows);
-        let text: Vec<_> = verdicts.iter().map(|v| format!("{}: {}", v.subject, v.text)).collect();
+        let text: Vec<_> = verdicts.iter().map(|v| format!("{}: {}", v.about(), v.text)).collect();
         insta::assert_snapshot!("the_worse_offender_in_words", text.join("\n"));
     }
 

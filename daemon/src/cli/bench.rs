@@ -7,6 +7,22 @@ use crate::{
 };
 use std::{path::PathBuf, process::ExitCode};
 
+const EXAMPLES: &str = "Examples:\n  \
+    nitrotap bench e2e                          which is the worse offender, TAP handler or gateway?\n  \
+    nitrotap bench figure --svg figure.svg      requests per second over connections, as a picture\n  \
+    nitrotap bench tap --json -                 the TAP handler alone, for programs\n  \
+    nitrotap bench host --gateway-command /opt/gvproxy\n  \
+    nitrotap bench calibrate --out here.toml && nitrotap-sim figure --calibrate here.toml";
+
+/// What `--json` writes, for those who read it.
+const JSON: &str = "What --json writes: an object with schema (nitrotap-bench/1), bench, machine (facts, steal_share from 0 to 1), \
+    repetitions, warm_up_seconds, measured_seconds, rows, verdicts and notes. A row has subject, work, mtu_bytes, connections, \
+    unit (gigabits, requests or connections), rate (of the unit per second), frames_per_second and calls_per_second where they \
+    are counted, latency_us (p50, p90, p99, p999, max: medians of the repetitions), errors, and processors: for each role its \
+    cost (seconds per 10^9 bytes, or microseconds per request or connection) and busy_cores. rate, cost and the like are \
+    median, min, max and mad (median absolute deviation). A verdict has subject, mtu_bytes, unit, worse_offender, \
+    times_the_next and text.";
+
 /// Measure every component alone and all together, and name the one that saturates first
 ///
 /// Starts everything that it needs as child processes: gateways, enclaves in network namespaces of their own, servers,
@@ -14,12 +30,7 @@ use std::{path::PathBuf, process::ExitCode};
 /// and without root where user namespaces and /dev/net/tun are allowed. Subjects take turns within a run, since machines
 /// drift: compare within one run only. All traffic stays on the loopback and in the namespaces.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  \
-    nitrotap bench e2e                          which is the worse offender, TAP handler or gateway?\n  \
-    nitrotap bench figure --svg figure.svg      requests per second over connections, as a picture\n  \
-    nitrotap bench tap --json -                 the TAP handler alone, for programs\n  \
-    nitrotap bench host --gateway-command /opt/gvproxy\n  \
-    nitrotap bench calibrate --out here.toml && nitrotap-sim figure --calibrate here.toml")]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{JSON}"))]
 pub(crate) struct Args {
     #[command(subcommand)]
     bench: Bench,

@@ -3,7 +3,8 @@
 use crate::{errors::Error, sys::process::unshare};
 use rustix::{
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change},
+    process::{Pid, PidfdFlags, Signal, chroot, pidfd_open, set_parent_process_death_signal},
     thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces},
 };
 use std::{
@@ -11,6 +12,7 @@ use std::{
     fs,
     io::{self, Read},
     os::{fd::AsFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -19,6 +21,12 @@ pub(super) struct Args {
     /// A process inside
     #[arg(long)]
     target: i32,
+    /// A socket that is to be found as /connect: gvforwarder takes one path for socket and request
+    #[arg(long, requires = "root")]
+    connect: Option<PathBuf>,
+    /// An empty folder to put the whole tree into, with that socket beside it
+    #[arg(long, requires = "connect")]
+    root: Option<PathBuf>,
     #[arg(last = true)]
     command: Vec<OsString>,
 }
@@ -63,9 +71,36 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     };
     move_into_thread_name_spaces(target.as_fd(), kinds).map_err(gone)?;
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    if let (Some(connect), Some(root)) = (&args.connect, &args.root) {
+        put_beside_root(connect, root)
+            .map_err(|e| Error::runtime(format!("cannot show {} as /connect: {e}", connect.display())))?;
+    }
     let (program, rest) = args.command.split_first().ok_or_else(|| Error::usage("the command after -- is empty"))?;
     let error = Command::new(program).args(rest).exec();
     Err(Error::runtime(format!("cannot start {}: {error}", program.to_string_lossy())))
+}
+
+/// Makes `root` the root folder, in a mount namespace of our own: all that was there before, and `connect`.
+fn put_beside_root(connect: &Path, root: &Path) -> io::Result<()> {
+    unshare(UnshareFlags::NEWNS)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    mount("tmpfs", root, "tmpfs", MountFlags::NOSUID, None::<&std::ffi::CStr>)?;
+    for entry in fs::read_dir("/")? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), root.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(&from)?, &to)?;
+        } else if kind.is_dir() {
+            fs::create_dir(&to)?;
+            mount_bind_recursive(&from, &to)?;
+        }
+    }
+    let socket = root.join("connect");
+    fs::write(&socket, "")?;
+    mount_bind(connect, &socket)?;
+    chroot(root)?;
+    std::env::set_current_dir("/")
 }
 
 fn no_namespaces(errno: Errno) -> Error {

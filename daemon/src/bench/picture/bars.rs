@@ -6,7 +6,10 @@ use super::{
     canvas::{Canvas, GRID, INK, wrap},
     origin,
 };
-use crate::bench::report::{Report, Row, Unit};
+use crate::bench::{
+    e2e::RAW,
+    report::{Report, Row, Unit},
+};
 use plotters::{prelude::RGBColor, style::text_anchor::HPos};
 
 const WIDTH: i32 = 1280;
@@ -31,7 +34,7 @@ pub(super) fn draw(report: &Report) -> Result<String, PictureError> {
         .filter(|(_, works)| !works.is_empty())
         .collect();
     let mut subjects: Vec<&str> = Vec::new();
-    for row in &report.rows {
+    for row in report.rows.iter().filter(|row| row.subject != RAW) {
         if !subjects.contains(&row.subject.as_str()) {
             subjects.push(&row.subject);
         }
@@ -39,10 +42,7 @@ pub(super) fn draw(report: &Report) -> Result<String, PictureError> {
     let verdicts: Vec<String> = report
         .verdicts
         .iter()
-        .map(|verdict| {
-            let mtu = verdict.mtu_bytes.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
-            format!("{}{mtu}: {}", verdict.subject, verdict.text)
-        })
+        .map(|verdict| format!("{}: {}", verdict.about(), verdict.text))
         .chain(report.notes.iter().cloned())
         .flat_map(|text| wrap(&text, 13.0, WIDTH - 2 * MARGIN))
         .collect();
@@ -74,7 +74,8 @@ pub(super) fn draw(report: &Report) -> Result<String, PictureError> {
 /// Rows of one unit by what they did, in their order.
 fn works(report: &Report, unit: Unit) -> Vec<Work<'_>> {
     let mut works: Vec<Work<'_>> = Vec::new();
-    for row in report.rows.iter().filter(|row| row.unit == unit) {
+    // The ceiling would push all else to the axis; the notes have it.
+    for row in report.rows.iter().filter(|row| row.unit == unit && row.subject != RAW) {
         let mtu = row.mtu_bytes.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
         let name = format!("{} x {}{mtu}", row.connections, row.work);
         match works.iter_mut().find(|(known, _)| *known == name) {
