@@ -95,8 +95,8 @@ fn proxy_share(proxied: &Row, rows: &[Row]) -> Option<String> {
         return None;
     }
     Some(format!(
-        "{name} at {} connections: the reverse proxy keeps {:.0} % of the requests/s; with a core for each of client, gateway, \
-         TAP handler, proxy and app it would keep {:.0} %",
+        "{name} at {} connections: the reverse proxy keeps {:.0} % of the requests/s; with one core for each of client, \
+         gateway, TAP handler, proxy and app it would keep {:.0} %",
         proxied.connections,
         proxied.rate.median / plain.rate.median * 100.0,
         (without / with).min(1.0) * 100.0

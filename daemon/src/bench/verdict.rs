@@ -84,7 +84,7 @@ fn of_subject(subject: &str, mtu_bytes: Option<u16>, unit: Unit, rows: &[&Row]) 
         (Some(next), Some(times)) => format!("worse offender: {worst}, {times:.1}x the {next}"),
         _ => format!("{worst} alone"),
     };
-    if let Some(row) = dearest(rows, worst) {
+    if let Some(row) = telling(rows, worst) {
         let _ = write!(text, ". {}", capacities(row, &present));
     }
     let full = rows.iter().filter_map(|row| row.role(worst)).filter(|time| time.busy_cores >= FULL).count();
@@ -101,10 +101,14 @@ fn of_subject(subject: &str, mtu_bytes: Option<u16>, unit: Unit, rows: &[&Row]) 
     })
 }
 
-/// The row in which `role` costs most.
-fn dearest<'a>(rows: &[&'a Row], role: &str) -> Option<&'a Row> {
-    let cost = |row: &Row| row.role(role).map_or(0.0, |time| time.cost.median);
-    rows.iter().copied().max_by(|a, b| cost(a).total_cmp(&cost(b)))
+/// The row to tell limits from: of bulk, that in which `role` costs most; of requests, the fastest, in which nobody sleeps
+/// much, since a wake-up for each request is no limit.
+fn telling<'a>(rows: &[&'a Row], role: &str) -> Option<&'a Row> {
+    let weight = |row: &Row| match row.unit {
+        Unit::Gigabits => row.role(role).map_or(0.0, |time| time.cost.median),
+        Unit::Requests | Unit::Connections => row.rate.median,
+    };
+    rows.iter().copied().max_by(|a, b| weight(a).total_cmp(&weight(b)))
 }
 
 /// What each would move on a core of its own.

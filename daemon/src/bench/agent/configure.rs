@@ -29,6 +29,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
         prefix: 24,
         gateway: Ipv4Addr::new(192, 168, 127, 1),
         mtu: args.mtu,
+        ipv6: Ipv6::default(),
     }))?;
     super::window::say("ready")?;
     Ok(ExitCode::SUCCESS)
