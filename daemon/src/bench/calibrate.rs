@@ -31,7 +31,7 @@ const PROXIED: &str = "nitrotap";
 const OURS: &str = "nitrotap-nrp through nitrotap host";
 
 pub(crate) fn run(args: &CalibrateArgs) -> Result<ExitCode, Error> {
-    let (settings, since) = (args.common.settings(), Machine::now());
+    let (settings, since) = (args.timing.settings(), Machine::now());
     let lab = Lab::new()?;
     let server = lab.server(&["tcp://127.0.0.1:0"])?;
     let (pairs, versions) = pairs(&args.peers, true)?;

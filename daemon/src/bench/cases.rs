@@ -6,7 +6,7 @@ use super::{
     agent::outcome::Outcome,
     children::PATIENCE,
     lab::Lab,
-    machine::Facts,
+    machine::{Facts, STEAL_MAX},
     options::Settings,
     progress::Progress,
     report::{Percentiles, Report, RoleTime, Row, SCHEMA, Unit},
@@ -98,8 +98,6 @@ pub(crate) fn report(
     peers: Vec<String>,
     mut notes: Vec<String>,
 ) -> Report {
-    /// Steal that spoils a figure.
-    const STEAL_MAX: f64 = 0.05;
     let machine = Facts::gather(Machine::now().steal_since(since), peers);
     if machine.steal_share > STEAL_MAX {
         let percent = machine.steal_share * 100.0;

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &LinkArgs) -> Result<Report, Error> {
         }
         (None, None) => (Vec::new(), None),
     };
-    let sizes: &[u32] = if args.common.quick { &[1516, 64 << 10] } else { &SIZES };
+    let sizes: &[u32] = if args.common.quick() { &[1516, 64 << 10] } else { &SIZES };
     let mut cases = Vec::new();
     for (name, to) in &streams {
         let mut case = |work: String, unit: Unit, load: Vec<String>| {

@@ -2,6 +2,9 @@
 
 use serde::Serialize;
 
+/// Share of time given to others that spoils figures.
+pub(crate) const STEAL_MAX: f64 = 0.05;
+
 /// Facts for whoever reads the figures later.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Facts {

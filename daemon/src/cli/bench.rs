@@ -47,10 +47,10 @@ pub(crate) enum Bench {
     Calibrate(CalibrateArgs),
 }
 
-/// How to measure and where to write.
+/// How to measure.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Measuring")]
-pub(crate) struct Common {
+pub(crate) struct Timing {
     /// Repetitions; the median and the least and greatest are told [default: 5, or 1 with --quick]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: Option<u32>,
@@ -61,7 +61,15 @@ pub(crate) struct Common {
 
     /// Show that it works, in seconds: short, once, and fewer cases. The figures are worth little
     #[arg(long)]
-    pub(crate) quick: bool,
+    quick: bool,
+}
+
+/// How to measure and where to write.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Measuring")]
+pub(crate) struct Common {
+    #[command(flatten)]
+    timing: Timing,
 
     /// Write everything as JSON into FILE, or - for standard output instead of the table
     #[arg(long, value_name = "FILE")]
@@ -83,17 +91,27 @@ fn powers_of_four(given: &[u32], quick: bool) -> Vec<u32> {
 
 impl ProxyArgs {
     pub(crate) fn connections(&self) -> Vec<u32> {
-        powers_of_four(&self.connections, self.common.quick)
+        powers_of_four(&self.connections, self.common.quick())
     }
 }
 
 impl FigureArgs {
     pub(crate) fn connections(&self) -> Vec<u32> {
-        powers_of_four(&self.connections, self.common.quick)
+        powers_of_four(&self.connections, self.common.quick())
     }
 }
 
 impl Common {
+    pub(crate) fn settings(&self) -> Settings {
+        self.timing.settings()
+    }
+
+    pub(crate) const fn quick(&self) -> bool {
+        self.timing.quick
+    }
+}
+
+impl Timing {
     pub(crate) fn settings(&self) -> Settings {
         let measure = self.seconds.unwrap_or(if self.quick { 0.3 } else { 3.0 });
         let measure_ms = (measure * 1000.0) as u64;
@@ -292,7 +310,7 @@ pub(crate) struct CalibrateArgs {
     pub(crate) peers: Peers,
 
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) timing: Timing,
 }
 
 fn mtu() -> clap::builder::RangedI64ValueParser<u16> {

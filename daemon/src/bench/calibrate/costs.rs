@@ -3,7 +3,7 @@
 //! A function of text. The shipped file is the form: every key comes back once, times and bytes scaled where a factor is
 //! known, and a comment on each group says which.
 
-use crate::bench::machine::Facts;
+use crate::bench::machine::{Facts, STEAL_MAX};
 use std::fmt::Write;
 
 /// The form, and the costs of the machine that it was fitted on.
@@ -99,6 +99,10 @@ pub(super) fn text(factors: &Factors, facts: &Facts) -> String {
     let mut out = format!(
         "# What things cost on one machine, for nitrotap-sim --calibrate. Written by:\nprovenance = \"{origin}\"\n"
     );
+    if facts.steal_share > STEAL_MAX {
+        let _ =
+            writeln!(out, "# WARNING: the hypervisor gave {:.0} % of the time to others.", facts.steal_share * 100.0);
+    }
     let mut group = "";
     for line in SHIPPED.lines() {
         if line.starts_with('#') || line.starts_with("provenance") || line.is_empty() {
