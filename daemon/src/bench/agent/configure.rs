@@ -2,7 +2,7 @@
 
 use crate::{
     errors::Error,
-    netlink::{Interface, configure},
+    netlink::{Interface, Ipv6, configure},
 };
 use nitrotap_core::link::MacAddr;
 use std::{net::Ipv4Addr, process::ExitCode};
