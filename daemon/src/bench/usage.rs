@@ -5,7 +5,20 @@ use std::fs;
 /// Seconds that a process has used, with all its threads; `None` once it is gone.
 pub(crate) fn seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    Some(ticks(&stat)? as f64 / rustix::param::clock_ticks_per_second() as f64)
+    let ticked = ticks(&stat)? as f64 / rustix::param::clock_ticks_per_second() as f64;
+    // Ticks count threads that have ended, too; a tick is 10 ms, though, and the other count has nanoseconds.
+    Some(ticked.max(running_nanoseconds(pid).unwrap_or(0) as f64 / 1e9))
+}
+
+/// Of the threads that are there (kernel `Documentation/scheduler/sched-stats.rst`: first field); `None` where the kernel
+/// does not tell.
+fn running_nanoseconds(pid: u32) -> Option<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        let stat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        sum += stat.split_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(sum)
 }
 
 /// User and system time, in ticks: fields 14 and 15. The name before them may hold anything, also parentheses.
