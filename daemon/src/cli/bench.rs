@@ -7,12 +7,18 @@ use crate::{
 };
 use std::{path::PathBuf, process::ExitCode};
 
-const EXAMPLES: &str = "Examples:\n  \
-    nitrotap bench e2e                          which is the worse offender, TAP handler or gateway?\n  \
-    nitrotap bench figure --svg figure.svg      requests per second over connections, as a picture\n  \
-    nitrotap bench tap --json -                 the TAP handler alone, for programs\n  \
-    nitrotap bench host --gateway-command /opt/gvproxy\n  \
-    nitrotap bench calibrate --out here.toml && nitrotap-sim figure --calibrate here.toml";
+const EXAMPLES: &str = "Examples:
+  Which is the worse offender, TAP handler or gateway?
+    nitrotap bench e2e
+  Requests per second over connections, as a picture:
+    nitrotap bench figure --svg figure.svg
+  The TAP handler alone, for programs to read:
+    nitrotap bench tap --json -
+  A gateway alone:
+    nitrotap bench host --gateway-command /opt/gvproxy
+  This machine's costs for the simulator:
+    nitrotap bench calibrate --out here.toml
+    nitrotap-sim figure --calibrate here.toml";
 
 /// What `--json` writes, for those who read it.
 const JSON: &str = "What --json writes: an object with schema (nitrotap-bench/1), bench, machine (facts, steal_share from 0 to 1), \
@@ -153,7 +159,7 @@ pub(crate) struct Peers {
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
     nitrotap bench link\n  \
-    nitrotap bench link --serve vsock://:5000               on the host, and in the enclave then:\n  \
+    nitrotap bench link --serve vsock://:5000\n  \
     nitrotap bench link --stream vsock://3:5000 --json link.json")]
 pub(crate) struct LinkArgs {
     /// Measure the stream to this peer, which runs with --serve: vsock://CID:PORT, unix:///PATH or tcp://HOST:PORT
@@ -299,7 +305,7 @@ pub(crate) struct FigureArgs {
 /// file, and a comment says so.
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Example:\n  nitrotap bench calibrate --out here.toml && nitrotap-sim figure --calibrate here.toml"
+    after_help = "Example:\n  nitrotap bench calibrate --out here.toml\n  nitrotap-sim figure --calibrate here.toml"
 )]
 pub(crate) struct CalibrateArgs {
     /// Where to write, or - for standard output
