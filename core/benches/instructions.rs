@@ -34,6 +34,13 @@ fn decode(mut state: codec::Inbound) -> codec::Inbound {
 }
 
 #[library_benchmark]
+#[bench::full(warm(codec::Joining::new(), codec::Joining::run))]
+fn joining(mut state: codec::Joining) -> codec::Joining {
+    black_box(state.run());
+    state
+}
+
+#[library_benchmark]
 #[bench::full(warm(codec::Outbound::new(), codec::Outbound::run))]
 fn batch(mut state: codec::Outbound) -> codec::Outbound {
     black_box(state.run());
@@ -97,6 +104,7 @@ library_benchmark_group!(
     name = hot,
     benchmarks = [
         decode,
+        joining,
         batch,
         checksum,
         segmentation,

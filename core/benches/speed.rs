@@ -25,6 +25,11 @@ fn decode(bencher: Bencher<'_, '_>, len: usize) {
 }
 
 #[divan::bench]
+fn joining(bencher: Bencher<'_, '_>) {
+    bytes(bencher, codec::Joining::new(), codec::Joining::run);
+}
+
+#[divan::bench]
 fn batch(bencher: Bencher<'_, '_>) {
     bytes(bencher, codec::Outbound::new(), codec::Outbound::run);
 }

@@ -1,8 +1,9 @@
 //! The frame codec and the two halves of the TAP handler around it.
 
-use super::{FULL, pattern};
+use super::{FULL, gateway, pattern};
 use nitrotap_core::{
     link::MacAddr,
+    offload::{Merge, Segmenter},
     tap::{Egress, Ingress},
 };
 
@@ -34,6 +35,41 @@ impl Inbound {
         while let Some(frame) = self.machine.next_frame() {
             bytes += frame.len();
         }
+        bytes
+    }
+}
+
+/// Stream to TAP with offload: one read of 64 KiB, whose segments of one connection are joined.
+pub(crate) struct Joining {
+    machine: Ingress,
+    stream: Vec<u8>,
+}
+
+impl Joining {
+    pub(crate) fn new() -> Self {
+        let packet = gateway::packet(6, &gateway::segment(40_000, 1, 1, 0x10, &[], &pattern(43 * 1460)));
+        let mut segmenter = Segmenter::new(&packet, 1460).expect("a TCP segment");
+        let mut stream = Vec::new();
+        while let Some(len) = segmenter.next_len() {
+            stream.extend((14 + len as u16).to_le_bytes());
+            stream.extend([7; 12]);
+            stream.extend([8, 0]);
+            let at = stream.len();
+            stream.resize(at + len, 0);
+            segmenter.write_next(&mut stream[at..]);
+        }
+        let machine = Ingress::new(1500, MacAddr([7; 6]), READ).with_offload(Merge { tcp: true, udp: true });
+        Self { machine, stream }
+    }
+
+    pub(crate) fn run(&mut self) -> usize {
+        self.machine.space()[..self.stream.len()].copy_from_slice(&self.stream);
+        self.machine.handle_read(self.stream.len());
+        let mut bytes = 0;
+        while let Some(packet) = self.machine.next_packet() {
+            bytes += packet.pieces().map(<[u8]>::len).sum::<usize>();
+        }
+        assert_eq!(self.machine.counters().joined, 43 * self.machine.counters().super_frames);
         bytes
     }
 }

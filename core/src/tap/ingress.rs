@@ -138,6 +138,8 @@ impl Ingress {
         Some(Packet { header: joined.header.bytes(), buf: self.decoder.bytes(), parts: Parts::Joined(joined) })
     }
 
+    // For every frame, from two places.
+    #[inline(always)]
     fn next_range(&mut self) -> Option<Range<usize>> {
         let range = self.decoder.next_range()?;
         let frame = &self.decoder.bytes()[range.clone()];
