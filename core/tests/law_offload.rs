@@ -323,6 +323,50 @@ quickcheck! {
     }
 }
 
+/// A single frame with a finished checksum.
+fn single(udp: bool, payload: usize) -> Vec<u8> {
+    let long = Long {
+        v6: false,
+        udp,
+        port: 1,
+        flags: ACK,
+        ecn: 0,
+        options: false,
+        may_fragment: false,
+        payload: vec![7; payload],
+        mss: payload,
+        to: US,
+    };
+    cut(&long).remove(0)
+}
+
+#[test]
+fn frames_too_long_for_one_packet_together_go_alone() {
+    for (udp, payload) in [(true, 40_000), (false, 40_000), (false, 65_480), (true, 33_000)] {
+        let first = single(udp, payload);
+        let mut second = first.clone();
+        if !udp {
+            second[38..42].copy_from_slice(
+                &(u32::from_be_bytes([0xff, 0xff, 0xf0, 0]).wrapping_add(payload as u32)).to_be_bytes(),
+            );
+        }
+        let (packets, _) = join(&[first.clone(), second.clone()], BOTH);
+        let bytes: Vec<_> = packets.iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(bytes.len(), 2, "{payload}");
+        assert!(*bytes[0] == first && *bytes[1] == second, "{payload}");
+    }
+}
+
+#[test]
+fn a_padded_frame_stays_behind_its_flow() {
+    let first = single(true, 100);
+    let mut last = single(true, 10);
+    last.resize(60, 0);
+    let (packets, _) = join(&[first.clone(), first.clone(), last.clone()], BOTH);
+    assert_eq!(packets.iter().map(|(header, _)| header.gso).collect::<Vec<_>>(), [Gso::Udp, Gso::None]);
+    assert!(packets[1].1 == last);
+}
+
 #[test]
 fn a_ninth_flow_closes_the_oldest_and_a_pure_acknowledgement_closes_its_own() {
     let long = |port: u8, payload: usize| Long {

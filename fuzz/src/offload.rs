@@ -31,8 +31,8 @@ pub fn segment(data: &[u8]) {
 
 /// A stream of length-prefixed frames, as read at once: what is joined is what came, once it is cut again.
 pub fn coalesce(data: &[u8]) {
-    let data = &data[..data.len().min(64 << 10)];
     let mut plain = Decoder::new(64 << 10);
+    let data = &data[..data.len().min(plain.space().len())];
     plain.space()[..data.len()].copy_from_slice(data);
     plain.commit(data.len());
     let mut came = Vec::new();

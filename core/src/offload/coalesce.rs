@@ -160,11 +160,15 @@ impl Coalescer {
 
     fn begin(&mut self, seen: &Seen, frame: &[u8], at: Range<usize>) -> Step {
         let flags = seen.flags(frame);
-        if !seen.joinable || flags & (FIN | PSH) != 0 || !seen.is_intact(frame) {
+        // Of two as long as this one, no length field could tell.
+        if !seen.joinable || flags & (FIN | PSH) != 0 || seen.head + 2 * seen.payload > LONGEST {
             return Step::Pass;
         }
         if self.open == MAX_FLOWS {
             return Step::Behind(usize::from(self.order[0]));
+        }
+        if !seen.is_intact(frame) {
+            return Step::Pass;
         }
         let flow = &mut self.flows[usize::from(self.order[self.open])];
         self.open += 1;

@@ -21,7 +21,7 @@ pub(super) const CWR: u8 = 0x80;
 /// The bit "don't fragment" in the seventh byte of the IPv4 header (RFC 791 section 3.1).
 const DF: u8 = 0x40;
 
-/// A whole TCP or UDP packet in an untagged frame, without IPv4 options, IPv6 extension headers or padding.
+/// A whole TCP or UDP packet in an untagged frame, without IPv4 options and IPv6 extension headers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     pub(super) v6: bool,
@@ -50,10 +50,9 @@ impl Seen {
             }
             _ => return None,
         };
-        if len != ip.len() {
-            return None;
-        }
-        let segment = &ip[l4..];
+        // A frame that was padded to the shortest of Ethernet does not overtake its flow, but goes as it came.
+        let padded = len < ip.len();
+        let segment = ip.get(l4..len)?;
         let l4 = ETHERNET + l4;
         match protocol {
             TCP if segment.len() >= TCP_HEAD => {
@@ -62,14 +61,14 @@ impl Seen {
                     return None;
                 }
                 let payload = segment.len() - head;
-                let joinable = payload > 0 && segment[13] & (SYN | RST | URG | ACK) == ACK;
+                let joinable = !padded && payload > 0 && segment[13] & (SYN | RST | URG | ACK) == ACK;
                 Some(Self { v6, udp: false, l4, head: l4 + head, payload, joinable })
             }
             UDP if segment.len() >= UDP_HEAD => {
                 let payload = segment.len() - UDP_HEAD;
                 let whole = usize::from(u16::from_be_bytes([segment[4], segment[5]])) == segment.len();
                 // Without a checksum there is nothing that proves it, and nothing to restore (RFC 768).
-                let joinable = payload > 0 && whole && segment[6..8] != [0, 0];
+                let joinable = !padded && payload > 0 && whole && segment[6..8] != [0, 0];
                 Some(Self { v6, udp: true, l4, head: l4 + UDP_HEAD, payload, joinable })
             }
             _ => None,

@@ -119,7 +119,7 @@ impl Egress {
         let taker = if self.strict { None } else { self.gateway };
         // There was room to read it into.
         let Some(room) = self.slot() else { return };
-        let Some(frame) = room.get_mut(..len) else {
+        let Some(frame) = room.get_mut(..len).filter(|_| len <= ROOM) else {
             self.counters.dropped_oversize += 1;
             return;
         };
@@ -129,7 +129,7 @@ impl Egress {
         };
         let takes_tcp = taker.is_some_and(|gateway| frame.starts_with(&gateway.0));
         match (header.gso, header.checksum) {
-            (Gso::None, Some((_, TCP_CHECKSUM))) if takes_tcp => {
+            (Gso::None, Some((start, TCP_CHECKSUM))) if takes_tcp && is_tcp(frame, start) => {
                 self.counters.checksums_left += 1;
                 self.handle_frame(len);
             }
@@ -220,6 +220,19 @@ const TCP_CHECKSUM: u16 = 16;
 /// Bytes of an 802.1Q tag.
 const TAG: usize = 4;
 
+/// Whether the frame itself is TCP whose header begins at `start`: since Linux 6.17 a TAP is handed tunnels, VXLAN for one,
+/// whose inner TCP lacks its checksum, and no gateway would finish that.
+fn is_tcp(frame: &[u8], start: u16) -> bool {
+    const TCP: u8 = 6;
+    match frame.get(12..15) {
+        Some([8, 0, first]) => {
+            frame.get(23) == Some(&TCP) && usize::from(start) == MIN_FRAME + usize::from(first & 15) * 4
+        }
+        Some([0x86, 0xdd, _]) => frame.get(20) == Some(&TCP) && usize::from(start) == MIN_FRAME + 40,
+        _ => false,
+    }
+}
+
 crate::counters! {
     /// What the outbound half did. A frame is counted when it is queued; one that a lost link cut off is then also
     /// counted in `dropped_link_down`.
@@ -292,6 +305,33 @@ mod tests {
         egress.handle_link_up();
         egress.handle_gateway(GATEWAY);
         egress
+    }
+
+    #[test]
+    fn the_tcp_inside_a_tunnel_is_finished_whoever_takes_it() {
+        let mut egress = offloading(false);
+        let inner = super_frame(MacAddr([7; 6]), 6, 10);
+        let mut frame = super_frame(GATEWAY, 17, 8);
+        let start = frame.len() + 34;
+        frame.extend(&inner);
+        egress.slot().expect("room")[..frame.len()].copy_from_slice(&frame);
+        let header = VnetHeader { checksum: Some((start as u16, TCP_CHECKSUM)), ..VnetHeader::default() };
+        egress.handle_offloaded(header.bytes(), frame.len());
+        assert_eq!((egress.counters().checksums_finished, egress.counters().checksums_left), (1, 0));
+        assert_ne!(egress.pending()[2 + start + 16..][..2], [0xaa, 0xaa]);
+    }
+
+    #[test]
+    fn a_super_frame_longer_than_there_is_room_to_cut_is_dropped() {
+        let mut egress = Egress::new(1500, 64 << 10).with_offload(false);
+        egress.handle_link_up();
+        let room = egress.slot().expect("room").len();
+        for len in [ROOM + 1, room] {
+            let header = VnetHeader { gso: Gso::Tcp4, size: 1460, checksum: Some((34, 16)), ..VnetHeader::default() };
+            egress.handle_offloaded(header.bytes(), len);
+        }
+        assert!(room > ROOM + 1);
+        assert_eq!(egress.counters().dropped_oversize, 2);
     }
 
     /// A TCP or UDP super-frame over IPv4 whose checksum is not finished.

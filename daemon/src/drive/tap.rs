@@ -1,7 +1,10 @@
 //! Makes the TAP: with headers for offload where the kernel has them, without where it does not.
 
 use super::offload::Offload;
-use crate::{errors::Error, sys::tun};
+use crate::{
+    errors::Error,
+    sys::tun::{self, Features},
+};
 use nitrotap_core::offload::VNET_LEN;
 use rustix::io::Errno;
 use std::{ffi::c_int, os::fd::OwnedFd};
@@ -41,6 +44,8 @@ pub(super) fn open(name: &str, wanted: Offload) -> Result<(OwnedFd, Option<Offlo
             _ => format!("cannot make the TAP device {name}: {errno}"),
         })
     })?;
+    // One that outlives its users keeps what the last one asked for. Where it cannot be told, nobody has asked.
+    tun::offload(&tap, Features::default());
     Ok((tap, None))
 }
 
