@@ -524,6 +524,26 @@ fn a_long_answer_comes_in_fragments() {
     assert_eq!(whole[8..], data);
 }
 
+/// Later pieces begin with whatever the datagram has there: here, with what would be a neighbor advertisement.
+#[test]
+fn a_long_ping_comes_together_whatever_it_carries() {
+    let mut world = World::known(config());
+    let whole = icmp(A, ip(WORLD), 64, [&[128, 0, 0, 0, 0, 7, 0, 1][..], &[136; 2000]].concat());
+    let message = &whole[40..];
+    let mut arrived = None;
+    for (offset, more) in [(0_u16, 1), (1000, 0)] {
+        let end = if more == 1 { 1000 } else { message.len() };
+        let head = [&[58, 0][..], &(offset | more).to_be_bytes(), &[0, 0, 0, 9]].concat();
+        let piece = [&head[..], &message[usize::from(offset)..end]].concat();
+        let piece = frame(GATEWAY_MAC, mac(0xa), &packet(ip(A), ip(WORLD), 44, 64, &piece));
+        if let Handled::Datagram { payload, .. } = world.gateway.handle_frame(NOW, world.a, &piece) {
+            arrived = Some(payload.into_owned());
+        }
+    }
+    assert_eq!(arrived.as_deref(), Some(message));
+    assert_eq!(world.gateway.counters().malformed, 0);
+}
+
 #[test]
 fn the_gateway_and_the_world_answer_pings() {
     let mut world = World::known(config());

@@ -362,7 +362,7 @@ fn a_padded_frame_stays_behind_its_flow() {
     let first = single(true, 100);
     let mut last = single(true, 10);
     last.resize(60, 0);
-    let (packets, _) = join(&[first.clone(), first.clone(), last.clone()], BOTH);
+    let (packets, _) = join(&[first.clone(), first, last.clone()], BOTH);
     assert_eq!(packets.iter().map(|(header, _)| header.gso).collect::<Vec<_>>(), [Gso::Udp, Gso::None]);
     assert!(packets[1].1 == last);
 }

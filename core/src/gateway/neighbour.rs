@@ -4,7 +4,7 @@
 //! Owns: addresses and who waits for them. Driven by: the machine. Drain: [`Neighbours::due`] at [`Neighbours::next`].
 //! An address stays with the link that uses it, as on the switch: another link gets it when that one is gone, when it was
 //! silent for [`AGEING`], or when it was leased to it.
-//! Bounds: [`MAX_NEIGHBOURS`] addresses, [`MAX_PER_PORT`] of them on one link, [`MAX_ASKED`] asked for at a time with [`MAX_WAITING`] waiters each, three questions one
+//! Bounds: [`MAX_NEIGHBOURS`] addresses, [`MAX_PER_MACHINE`] of them of one machine, [`MAX_ASKED`] asked for at a time with [`MAX_WAITING`] waiters each, three questions one
 //! second apart (RFC 1122 section 2.3.2.1).
 
 use super::switch::AGEING;
@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 
 /// Addresses remembered.
 pub(super) const MAX_NEIGHBOURS: usize = 4096;
-/// Addresses remembered of one link.
-const MAX_PER_PORT: usize = 256;
+/// Addresses remembered of one machine, or of one link where that is all that tells machines apart.
+const MAX_PER_MACHINE: usize = 256;
 const MAX_ASKED: usize = 64;
 const MAX_WAITING: usize = 256;
 const QUESTIONS: u32 = 3;
@@ -81,23 +81,24 @@ impl Neighbours {
             }
             Some(known) => *known = (new, now),
             None => {
-                let of_port = self.known.values().filter(|(known, _)| known.port == new.port).count();
-                if (self.known.len() >= MAX_NEIGHBOURS || of_port >= MAX_PER_PORT) && !self.forget_one(now, new.port) {
-                    return Ok(Vec::new());
+                // Of all links of a machine: with IPv6 it has addresses without end.
+                let own = self.known.values().filter(|(known, _)| ports.may_take_over(known.port, new.port)).count();
+                let room = self.known.len() < MAX_NEIGHBOURS && own < MAX_PER_MACHINE;
+                if room || self.forget_one(now, ports, new.port, leased) {
+                    self.known.insert(address, (new, now));
                 }
-                self.known.insert(address, (new, now));
             }
         }
         Ok(self.asked.remove(&address).map_or_else(Vec::new, |asked| asked.waiters))
     }
 
-    /// Makes room on a link with the address that was silent the longest, if it was for long: of IPv6, a guest may take a new
-    /// one every day (RFC 8981).
-    fn forget_one(&mut self, now: Instant, port: PortId) -> bool {
-        let of_port = self.known.iter().filter(|(_, (known, _))| known.port == port);
-        let oldest = of_port.min_by_key(|(_, (_, seen))| *seen).map(|(address, (_, seen))| (*address, *seen));
+    /// Makes room with the address of a machine that was silent the longest, if it was for long: of IPv6, a guest may take a
+    /// new one every day (RFC 8981). What was leased finds room in any case.
+    fn forget_one(&mut self, now: Instant, ports: &Ports, port: PortId, leased: bool) -> bool {
+        let own = self.known.iter().filter(|(_, (known, _))| ports.may_take_over(known.port, port));
+        let oldest = own.min_by_key(|(_, (_, seen))| *seen).map(|(address, (_, seen))| (*address, *seen));
         match oldest {
-            Some((address, seen)) if now.since(seen) >= AGEING => self.known.remove(&address).is_some(),
+            Some((address, seen)) if leased || now.since(seen) >= AGEING => self.known.remove(&address).is_some(),
             Some(_) | None => false,
         }
     }
@@ -202,11 +203,29 @@ mod tests {
         };
         assert!(learn(0, b, 1_000_000));
         let known = (0..300).filter(|n| learn(1, a, *n)).count();
-        assert_eq!(known, MAX_PER_PORT);
+        assert_eq!(known, MAX_PER_MACHINE);
         assert!(!learn(300, a, 1000), "all of them were heard of lately");
         assert!(learn(302, a, 1000) && learn(302, a, 1001));
-        assert_eq!(neighbours.known.len(), MAX_PER_PORT + 1);
+        assert_eq!(neighbours.known.len(), MAX_PER_MACHINE + 1);
         assert!(neighbours.find(address(1_000_000)).is_some());
+    }
+
+    #[test]
+    fn the_links_of_a_machine_share_its_addresses_and_a_lease_finds_room() {
+        let (mut ports, mut neighbours) = (Ports::default(), Neighbours::default());
+        let own: Vec<_> = (0..16).map(|_| ports.attach(1, None).unwrap()).collect();
+        let other = ports.attach(2, None).unwrap();
+        let address = |n: u32| IpAddr::from(core::net::Ipv4Addr::from_bits(n));
+        let mut learn = |port, n, leased| {
+            let place = Neighbour { port, mac: [2; 6] };
+            neighbours.learn(Instant::ZERO, &ports, address(n), place, leased).unwrap();
+            neighbours.find(address(n)) == Some(place)
+        };
+        let known = (0..16_000).filter(|n| learn(own[*n as usize % 16], *n, false)).count();
+        assert_eq!(known, MAX_PER_MACHINE);
+        assert!(learn(other, 20_000, false));
+        assert!(learn(own[3], 30_000, true));
+        assert_eq!(neighbours.known.len(), MAX_PER_MACHINE + 1);
     }
 
     #[test]

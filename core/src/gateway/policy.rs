@@ -87,7 +87,7 @@ pub enum Reason {
     Multicast,
     /// 255.255.255.255.
     Broadcast,
-    /// 169.254.0.0/16, `fe80::/10` and `fd00:ec2::254`, without [`PolicyConfig::imds`].
+    /// 169.254.0.0/16, `fe80::/10` and `fd00:ec2::/32`, without [`PolicyConfig::imds`].
     LinkLocal,
     /// The host's loopback, without [`PolicyConfig::host_loopback`].
     HostLoopback,

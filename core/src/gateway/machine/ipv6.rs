@@ -106,7 +106,10 @@ impl Gateway {
             self.counters.malformed += 1;
             return Handled::Done;
         };
-        let message = (chain.protocol == wire::PROTO_ICMPV6).then(|| chain.payload.first().copied()).flatten();
+        // What is behind the first fragment begins with anything.
+        let begins = chain.fragment.is_none_or(|fragment| fragment.offset == 0);
+        let message =
+            (begins && chain.protocol == wire::PROTO_ICMPV6).then(|| chain.payload.first().copied()).flatten();
         let discovers = message.is_some_and(|kind| (ndp::ROUTER_SOLICITATION..=ndp::REDIRECT).contains(&kind));
         let listens = message.is_some_and(|kind| LISTENERS.contains(&kind));
         let from_nobody = chain.source.is_unspecified() && (discovers || listens);

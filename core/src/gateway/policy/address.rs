@@ -45,7 +45,8 @@ pub(super) const fn never(addr: IpAddr) -> Option<Reason> {
 pub(super) fn is_link_local(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6 == METADATA_V6,
+        // EC2's local services: metadata, name servers, time, credentials of pods.
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments()[..2] == METADATA_V6.segments()[..2],
     }
 }
 

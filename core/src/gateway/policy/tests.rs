@@ -22,7 +22,7 @@ fn tcp(policy: &Policy, to: &str, port: u16) -> Verdict {
 #[test]
 fn without_rules_everything_passes_but_what_is_never_a_destination() {
     let policy = policy(&[], &[]);
-    for to in ["1.1.1.1", "10.0.0.1", "192.168.127.254", "240.0.0.1", "2001:db8::1", "fd00:ec2::253", "::ffff:1.1.1.1"]
+    for to in ["1.1.1.1", "10.0.0.1", "192.168.127.254", "240.0.0.1", "2001:db8::1", "fd00:ec3::253", "::ffff:1.1.1.1"]
     {
         assert_eq!(tcp(&policy, to, 443), Verdict::Allow, "{to}");
     }
@@ -48,6 +48,7 @@ fn without_rules_everything_passes_but_what_is_never_a_destination() {
         ("fe80::1", Reason::LinkLocal),
         ("febf::1", Reason::LinkLocal),
         ("fd00:ec2::254", Reason::LinkLocal),
+        ("fd00:ec2::23", Reason::LinkLocal),
     ] {
         assert_eq!(tcp(&policy, to, 80), Verdict::Deny(reason), "{to}");
     }
