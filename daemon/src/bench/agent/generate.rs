@@ -55,6 +55,9 @@ const GATEWAY: [u8; 4] = [192, 168, 127, 1];
 /// Longest wait for the gateway's address, in nanoseconds.
 const PATIENCE_NS: u64 = 5_000_000_000;
 const ASK_EVERY_NS: u64 = 100_000_000;
+/// A gateway that was silent for so long sends nothing any more; and the longest wait for that, both in nanoseconds.
+const SILENCE_NS: u64 = 200_000_000;
+const FAREWELL_NS: u64 = 2_000_000_000;
 
 /// A flow in use.
 struct Use {
@@ -110,8 +113,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
             Some((before, began)) if now >= end => {
                 say("stop")?;
                 let after = run.totals();
-                run.guest.reset();
-                pump.flush(&mut run.guest)?;
+                run.leave(&mut pump)?;
                 let [bytes, operations, errors, frames] = std::array::from_fn(|i| after[i] - before[i]);
                 finish(&Outcome {
                     seconds: now.since(*began).as_secs_f64(),
@@ -144,6 +146,26 @@ impl Run<'_> {
     fn totals(&self) -> Totals {
         let bytes = if self.args.work == Work::Pull { self.pulled } else { self.guest.acked() };
         [bytes, self.operations, self.errors, self.guest.frames()]
+    }
+
+    /// Ends all flows, and keeps the link until nothing comes any more: stock gvproxy 0.8.1 may crash when a link goes away
+    /// that it is about to write to (`Switch.txBuf` uses the connection that it has just removed).
+    fn leave(&mut self, pump: &mut Pump) -> Result<(), Error> {
+        self.guest.reset();
+        pump.flush(&mut self.guest)?;
+        let start = self.clock.now().as_nanos();
+        let (mut frames, mut heard) = (self.guest.frames(), start);
+        loop {
+            let now = self.clock.now();
+            if !pump.turn(&mut self.guest, now)? || now.as_nanos() - start > FAREWELL_NS {
+                return Ok(());
+            }
+            if self.guest.frames() != frames {
+                (frames, heard) = (self.guest.frames(), now.as_nanos());
+            } else if now.as_nanos() - heard > SILENCE_NS {
+                return Ok(());
+            }
+        }
     }
 
     fn open(&mut self) -> Result<(), Error> {
