@@ -567,6 +567,39 @@ fn the_gateway_and_the_world_answer_pings() {
     assert_eq!(world.gateway.counters().malformed, 1);
 }
 
+/// A link is gone while the world thinks about a ping: the answer waits for the guest, and is still one.
+#[test]
+fn an_answer_to_a_ping_that_waited_for_its_guest_is_an_echo_reply() {
+    let mut world = World::known(config());
+    let guest = [192, 168, 127, 2];
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &mac(0xa), &guest, &[0; 6], &[192, 168, 127, 1]].concat();
+    let arp = [&[0xff; 6][..], &mac(0xa), &[8, 6], &arp].concat();
+    let mut echo4 = vec![0x45, 0, 0, 31, 0, 0, 0, 0, 64, 1, 0, 0, 192, 168, 127, 2, 203, 0, 113, 9];
+    let mut message = vec![8, 0, 0, 0, 0, 7, 0, 1, 1, 2, 3];
+    let sum4 = checksum::finish(checksum::add(0, &message));
+    message[2..4].copy_from_slice(&sum4);
+    echo4.extend(message);
+    let echo4 = [&GATEWAY_MAC[..], &mac(0xa), &[8, 0], &echo4].concat();
+    let echo6 = icmp(A, ip(WORLD), 64, vec![128, 0, 0, 0, 0, 7, 0, 1, 1, 2, 3]);
+    let echo6 = frame(GATEWAY_MAC, mac(0xa), &echo6);
+    let here = frame(GATEWAY_MAC, mac(0xa), &solicitation(A, B, Some(mac(0xa))));
+    for (request, reply, here) in [(&echo6, 129, &here), (&echo4, 0, &arp)] {
+        let Handled::Datagram { session, .. } = world.handle(world.a, request) else { panic!("no ping") };
+        world.gateway.detach(world.a);
+        let before = world.gateway.counters();
+        world.gateway.handle_datagram(NOW, session, &[reply, 0, 9, 9, 1, 1, 0, 1, 1, 2, 3]);
+        world.a = world.gateway.attach(1, Some(Framing::Hyperkit)).unwrap();
+        world.frames(world.a);
+        world.handle(world.a, here);
+        let frames = world.frames(world.a);
+        let [said, ..] = &frames[..] else { panic!("no answer") };
+        let head = 14 + if reply == 129 { 40 } else { 20 };
+        assert_eq!(said[head - if reply == 129 { 34 } else { 11 }], if reply == 129 { 58 } else { 1 });
+        assert_eq!((said[head], &said[head + 4..]), (reply, &[0, 7, 0, 1, 1, 2, 3][..]));
+        assert_eq!(world.gateway.counters().datagrams_out, before.datagrams_out + 1);
+    }
+}
+
 #[test]
 fn questions_about_names_are_answered_by_the_address_that_was_asked() {
     let mut world = World::known(config());

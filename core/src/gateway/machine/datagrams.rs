@@ -34,7 +34,7 @@ impl Gateway {
         let (key, place) = (found.key, found.place);
         let place = place.filter(|(port, _)| self.ports.get(*port).is_some());
         let place = place.or_else(|| self.guest_of(session, &key));
-        let Some((port, mac)) = place else {
+        let Some(place) = place else {
             match self.neighbours.wait(now, key.guest.0, Waiter::Datagram(session, payload.to_vec())) {
                 Ok(true) => self.ask(key.guest.0),
                 Ok(false) => {}
@@ -42,9 +42,13 @@ impl Gateway {
             }
             return;
         };
-        self.counters.datagrams_out += 1;
+        self.answer(place, &key, payload);
+    }
+
+    /// A session's datagram goes to its guest.
+    pub(super) fn answer(&mut self, to: (PortId, [u8; 6]), key: &SessionKey, payload: &[u8]) {
         match key.kind {
-            Kind::Udp => self.send_udp((port, mac), key.remote, key.guest, payload),
+            Kind::Udp => self.send_udp(to, key.remote, key.guest, payload),
             Kind::Ping => {
                 let mut message = payload.to_vec();
                 if message.len() < ICMP {
@@ -52,9 +56,10 @@ impl Gateway {
                     return;
                 }
                 message[4..6].copy_from_slice(&key.guest.1.to_be_bytes());
-                self.send_echo_reply((port, mac), key.remote.0, key.guest.0, message);
+                self.send_echo_reply(to, key.remote.0, key.guest.0, message);
             }
         }
+        self.counters.datagrams_out += 1;
     }
 
     /// Where the guest of a session is, if it is still, or only now, whose the session is. What the world begins is for

@@ -157,8 +157,7 @@ impl Gateway {
                 Waiter::Datagram(session, payload) => {
                     let key = self.sessions.get(session).map(|session| session.key);
                     if let Some(key) = key.filter(|key| self.guest_of(session, key).is_some()) {
-                        self.counters.datagrams_out += 1;
-                        self.send_udp((port, mac), key.remote, key.guest, &payload);
+                        self.answer((port, mac), &key, &payload);
                     }
                 }
             }
