@@ -362,6 +362,44 @@ fn enclaves_find_and_reach_each_other_and_nobody_takes_anothers_address() {
     assert_eq!(world.gateway.counters().unsupported, unsupported + 2);
 }
 
+/// An enclave that serves another one, and never asks for the gateway, is known all the same.
+#[test]
+fn an_address_that_is_used_between_enclaves_only_is_its_users() {
+    const C: &str = "fd00:1::c";
+    for asks in [false, true] {
+        let mut world = World::known(config());
+        let c = world.gateway.attach(3, Some(Framing::Hyperkit)).unwrap();
+        world.frames(c);
+        world.among(world.b, 0xb, &solicitation(B, C, Some(mac(0xb))));
+        assert_eq!(world.frames(c).len(), 1);
+        // It answers, or asks station to station whether its client is still there.
+        let said = advertisement(C, B, C, mac(0xc), 0x60);
+        let asked = icmp(C, ip(B), 255, [&[135, 0, 0, 0, 0, 0, 0, 0][..], &ip(B).octets()].concat());
+        let honest = frame(mac(0xb), mac(0xc), if asks { &asked } else { &said });
+        world.handle(c, &honest);
+        assert_eq!(world.frames(world.b), [honest]);
+        world.frames(world.a);
+        let spoofed = world.spoofed();
+        let solicits = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &ip(B).octets(), &[1, 1], &mac(0xa)].concat();
+        let lies = [
+            advertisement(A, B, C, mac(0xa), 0x60),
+            advertisement(C, B, C, mac(0xa), 0x60),
+            icmp(C, ip(B), 255, solicits),
+            udp(C, B, [1, 2], b"from another"),
+        ];
+        for packet in &lies {
+            world.handle(world.a, &frame(mac(0xb), mac(0xa), packet));
+            assert!(world.frames(world.b).is_empty(), "{packet:?}");
+        }
+        assert_eq!(world.spoofed(), spoofed + lies.len() as u64);
+        // The world finds it too, without a question.
+        world.frames(c);
+        let session = world.gateway.open_session(NOW, SocketAddr::from((ip(C), 53)), SocketAddr::from((ip(WORLD), 9)));
+        world.gateway.handle_datagram(NOW, session.unwrap(), b"hello");
+        assert_eq!(world.sent(c).iter().map(|sent| (sent.protocol, sent.to)).collect::<Vec<_>>(), [(17, mac(0xc))]);
+    }
+}
+
 #[test]
 fn connections_lead_where_the_policy_lets_them() {
     let policy = PolicyConfig { deny: vec!["10.0.0.0/8".parse().unwrap()], ..PolicyConfig::default() };

@@ -15,6 +15,8 @@ const DHCPV6: [u16; 2] = [546, 547];
 /// Whether a frame may reach other enclaves.
 enum Passing {
     Pass,
+    /// A message of neighbour discovery passes, of whoever has this address.
+    Speaks(Ipv6Addr),
     /// It is for the gateway alone.
     Kept,
     Lie,
@@ -36,18 +38,23 @@ impl Gateway {
         let station = destination.first_chunk::<6>().filter(|_| !group);
         let to = station.and_then(|station| self.switch.find(now, *station));
         let passing = if own { self.may_pass((port, mac), to, payload) } else { Passing::Kept };
+        // Whoever serves other enclaves, and them alone, is known by this: else its address would be anybody's. It was
+        // judged to be the sender's, or nobody's yet, so this is not refused.
+        if let Passing::Speaks(speaker) = passing {
+            self.found(now, (port, mac), speaker.into(), false);
+        }
         if group {
-            if let Passing::Pass = passing {
+            if let Passing::Pass | Passing::Speaks(_) = passing {
                 self.flood(port, frame);
             }
             // What is wrong with it is counted there.
             return self.handle_ipv6(now, (port, mac), payload);
         }
         match (passing, station) {
-            (Passing::Pass, Some(destination)) => self.forward(now, port, *destination, frame),
+            (Passing::Pass | Passing::Speaks(_), Some(destination)) => self.forward(now, port, *destination, frame),
             (Passing::Lie, _) => self.counters.spoofed += 1,
             (Passing::Unknown, _) => self.counters.unsupported += 1,
-            (Passing::Pass | Passing::Kept, _) => {}
+            (Passing::Pass | Passing::Speaks(_) | Passing::Kept, _) => {}
         }
         Handled::Done
     }
@@ -73,10 +80,10 @@ impl Gateway {
                     Ok(Discovery::NeighborSolicitation(target)) if from_nobody || network.is_own(target) => {
                         Passing::Kept
                     }
-                    Ok(Discovery::NeighborSolicitation(_)) => Passing::Pass,
+                    Ok(Discovery::NeighborSolicitation(_)) => Passing::Speaks(chain.source),
                     Ok(Discovery::NeighborAdvertisement(target)) if may_have(target) => {
                         let asked = to.and_then(|to| self.ports.get(to)).is_some_and(|to| !to.probes(target));
-                        if asked { Passing::Pass } else { Passing::Kept }
+                        if asked { Passing::Speaks(target) } else { Passing::Kept }
                     }
                     Ok(Discovery::NeighborAdvertisement(_) | Discovery::RouterSolicitation) | Err(_) => Passing::Lie,
                 },
