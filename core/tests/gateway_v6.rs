@@ -695,16 +695,67 @@ fn no_enclave_tells_another_that_it_cannot_have_an_address() {
         world.handle(world.b, &frame(mac(0xa), mac(0xb), &said));
         assert!(world.frames(world.a).is_empty());
     }
-    // What is asked for in earnest is answered, and a link remembers so many of its probes.
+    // What is asked for in earnest is answered.
+    world.among(world.a, 0xa, &solicitation(A, B, Some(mac(0xa))));
+    world.frames(world.b);
     let said = frame(mac(0xa), mac(0xb), &advertisement(B, A, B, mac(0xb), 0x60));
     world.handle(world.b, &said);
     assert_eq!(world.frames(world.a), [said]);
+    // A probe counts for more than a question, and a link remembers so many of its probes.
+    let said = frame(mac(0xa), mac(0xb), &advertisement(B, A, wanted, mac(0xb), 0x60));
     for n in 0..16 {
+        world.among(world.a, 0xa, &solicitation(A, wanted, Some(mac(0xa))));
+        world.frames(world.b);
+        world.handle(world.b, &said);
+        assert!(world.frames(world.a).is_empty());
         world.among(world.a, 0xa, &solicitation("::", &format!("fd00:1::{:x}", 0x100 + n), None));
     }
-    let said = frame(mac(0xa), mac(0xb), &advertisement(B, A, wanted, mac(0xb), 0x60));
     world.handle(world.b, &said);
     assert_eq!(world.frames(world.a), [said]);
+}
+
+/// A guest also gives up an address that it has yet to probe.
+#[test]
+fn an_enclave_is_told_only_what_it_has_lately_asked_for() {
+    let mut world = World::known(config());
+    let said = |target: &str| frame(mac(0xa), mac(0xb), &advertisement(B, A, target, mac(0xb), 0x60));
+    let told = |world: &mut World, now: Instant, target: &str| {
+        assert_eq!(world.gateway.handle_frame(now, world.b, &said(target)), Handled::Done);
+        let frames = world.frames(world.a);
+        assert!(frames.is_empty() || frames == [said(target)]);
+        !frames.is_empty()
+    };
+    assert!(!told(&mut world, NOW, B) && !told(&mut world, NOW, "fd00:1::77"), "nobody has asked");
+    assert_eq!(world.gateway.counters().spoofed, 0, "it may be true");
+    // To all, or from station to station (RFC 4861 section 7.3.3); for three seconds.
+    let unicast = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &ip(B).octets()].concat();
+    let unicast = frame(mac(0xb), mac(0xa), &icmp(A, ip(B), 255, unicast));
+    let multicast = frame(group_mac(solicited_node(B)), mac(0xa), &solicitation(A, B, Some(mac(0xa))));
+    for (second, asked) in [(10, unicast), (20, multicast)] {
+        let at = |millis| NOW + Duration::from_secs(second) + Duration::from_millis(millis);
+        assert!(!told(&mut world, at(0), B));
+        world.gateway.handle_frame(at(0), world.a, &asked);
+        assert_eq!(world.frames(world.b), [asked]);
+        assert!(told(&mut world, at(0), B) && told(&mut world, at(2999), B));
+        assert!(!told(&mut world, at(0), "fd00:1::77"), "another address");
+        assert!(!told(&mut world, at(3000), B));
+    }
+    // What one has asked, another one has not.
+    let now = NOW + Duration::from_secs(30);
+    let asked = solicitation(B, A, Some(mac(0xb)));
+    world.gateway.handle_frame(now, world.b, &frame(group_mac(solicited_node(A)), mac(0xb), &asked));
+    world.frames(world.a);
+    assert!(!told(&mut world, now, B));
+    // So many at a time: the oldest one makes room.
+    let target = |n: u32| format!("fd00:1::1:{n:x}");
+    for n in 0..=256 {
+        let asked = solicitation(A, &target(n), Some(mac(0xa)));
+        world.gateway.handle_frame(now, world.a, &frame(group_mac(solicited_node(&target(n))), mac(0xa), &asked));
+        world.frames(world.b);
+    }
+    assert!(
+        !told(&mut world, now, &target(0)) && told(&mut world, now, &target(1)) && told(&mut world, now, &target(256))
+    );
 }
 
 /// Two stock enclaves with one image have one hardware address, and make the same addresses of it.

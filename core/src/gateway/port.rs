@@ -1,7 +1,7 @@
 //! The links of a gateway: whose they are, and the frames that wait for them.
 //!
 //! Owns: one queue per link. Driven by: the machine. Drain: [`Ports::poll_waiting`], then the queue of each.
-//! Bounds: `MAX` links.
+//! Bounds: [`MAX_PORTS`] links, and of each [`MAX_PROBED`] and [`MAX_ASKED`] addresses of IPv6 that it has named.
 
 use super::{
     arena::{Arena, Id},
@@ -9,7 +9,7 @@ use super::{
     tcp::device,
 };
 use crate::{frame::Framing, time::Instant};
-use core::net::Ipv6Addr;
+use core::{net::Ipv6Addr, time::Duration};
 use std::collections::{BTreeSet, VecDeque};
 
 /// A link: one stream of frames, from its attachment to its end.
@@ -55,10 +55,19 @@ pub(super) struct Port {
     pub(super) ipv6: bool,
     /// Addresses that guests behind it have lately wanted to have: at most [`MAX_PROBED`].
     probed: VecDeque<Ipv6Addr>,
+    /// Addresses of others that they have asked for, and when, oldest first: at most [`MAX_ASKED`].
+    asked: VecDeque<(Ipv6Addr, Instant)>,
 }
 
 /// Addresses remembered of one link while they are being tried: a guest tries a few at a time, for a second.
 const MAX_PROBED: usize = 16;
+
+/// Questions for neighbours remembered of one link: it may ask for a guest on each link that there can be.
+const MAX_ASKED: usize = MAX_PORTS;
+
+/// For how long a question waits for its answer: as a guest does, which asks three times, one second apart
+/// (`MAX_MULTICAST_SOLICIT`, `MAX_UNICAST_SOLICIT` and `RETRANS_TIMER` of RFC 4861 section 10). Each question counts anew.
+const ASKED: Duration = Duration::from_secs(3);
 
 impl Port {
     /// A guest wants to have an address.
@@ -73,6 +82,20 @@ impl Port {
     /// Whether a guest may still be trying an address.
     pub(super) fn probes(&self, address: Ipv6Addr) -> bool {
         self.probed.contains(&address)
+    }
+
+    /// A guest asks who has an address.
+    pub(super) fn ask(&mut self, now: Instant, address: Ipv6Addr) {
+        self.asked.retain(|(other, at)| *other != address && now.since(*at) < ASKED);
+        if self.asked.len() >= MAX_ASKED {
+            self.asked.pop_front();
+        }
+        self.asked.push_back((address, now));
+    }
+
+    /// Whether a guest may still wait for an answer about an address.
+    pub(super) fn asks(&self, now: Instant, address: Ipv6Addr) -> bool {
+        self.asked.iter().any(|(other, at)| *other == address && now.since(*at) < ASKED)
     }
 }
 
@@ -103,6 +126,7 @@ impl Ports {
                 last_source: None,
                 ipv6: false,
                 probed: VecDeque::new(),
+                asked: VecDeque::new(),
             }))
         })
     }

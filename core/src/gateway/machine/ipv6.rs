@@ -15,8 +15,8 @@ const DHCPV6: [u16; 2] = [546, 547];
 /// Whether a frame may reach other enclaves.
 enum Passing {
     Pass,
-    /// A message of neighbour discovery passes, of whoever has this address.
-    Speaks(Ipv6Addr),
+    /// A message of neighbour discovery passes: whoever has the first address asks for the second one, if for any.
+    Speaks(Ipv6Addr, Option<Ipv6Addr>),
     /// It is for the gateway alone.
     Kept,
     Lie,
@@ -37,24 +37,27 @@ impl Gateway {
         let group = destination[0] & 1 == 1;
         let station = destination.first_chunk::<6>().filter(|_| !group);
         let to = station.and_then(|station| self.switch.find(now, *station));
-        let passing = if own { self.may_pass((port, mac), to, payload) } else { Passing::Kept };
+        let passing = if own { self.may_pass(now, (port, mac), to, payload) } else { Passing::Kept };
         // Whoever serves other enclaves, and them alone, is known by this: else its address would be anybody's. It was
         // judged to be the sender's, or nobody's yet, so this is not refused.
-        if let Passing::Speaks(speaker) = passing {
+        if let Passing::Speaks(speaker, asked) = passing {
             self.found(now, (port, mac), speaker.into(), false);
+            if let (Some(address), Some(port)) = (asked, self.ports.get_mut(port)) {
+                port.ask(now, address);
+            }
         }
         if group {
-            if let Passing::Pass | Passing::Speaks(_) = passing {
+            if let Passing::Pass | Passing::Speaks(..) = passing {
                 self.flood(port, frame);
             }
             // What is wrong with it is counted there.
             return self.handle_ipv6(now, (port, mac), payload);
         }
         match (passing, station) {
-            (Passing::Pass | Passing::Speaks(_), Some(destination)) => self.forward(now, port, *destination, frame),
+            (Passing::Pass | Passing::Speaks(..), Some(destination)) => self.forward(now, port, *destination, frame),
             (Passing::Lie, _) => self.counters.spoofed += 1,
             (Passing::Unknown, _) => self.counters.unsupported += 1,
-            (Passing::Pass | Passing::Speaks(_) | Passing::Kept, _) => {}
+            (Passing::Pass | Passing::Speaks(..) | Passing::Kept, _) => {}
         }
         Handled::Done
     }
@@ -62,9 +65,10 @@ impl Gateway {
     /// Whether a packet says who it is from, and speaks for nobody else. `to` is the link that it goes to, `None` for all.
     ///
     /// Nobody but the gateway tells a guest that it cannot have an address: any enclave could, for ever, of every address
-    /// (RFC 4862 section 5.4 believes whoever says so). So probes are kept, and so is what looks like an answer to one. Of two
-    /// enclaves with one address each reaches the world, and the first one others, as with IPv4.
-    fn may_pass(&self, (port, mac): (PortId, [u8; 6]), to: Option<PortId>, bytes: &[u8]) -> Passing {
+    /// (RFC 4862 section 5.4 believes whoever says so, also before the first probe). So probes are kept, and so is what
+    /// nobody has lately asked for, or looks like an answer to a probe: a guest that has moved is found by a question. Of
+    /// two enclaves with one address each reaches the world, and the first one others, as with IPv4.
+    fn may_pass(&self, now: Instant, (port, mac): (PortId, [u8; 6]), to: Option<PortId>, bytes: &[u8]) -> Passing {
         let (Some(network), Some(chain)) = (&self.network6, wire::chain(bytes)) else { return Passing::Unknown };
         let may_have = |address: Ipv6Addr| {
             network.is_neighbour(address) && !self.neighbours.is_elsewhere(&self.ports, address.into(), port)
@@ -80,10 +84,11 @@ impl Gateway {
                     Ok(Discovery::NeighborSolicitation(target)) if from_nobody || network.is_own(target) => {
                         Passing::Kept
                     }
-                    Ok(Discovery::NeighborSolicitation(_)) => Passing::Speaks(chain.source),
+                    Ok(Discovery::NeighborSolicitation(target)) => Passing::Speaks(chain.source, Some(target)),
                     Ok(Discovery::NeighborAdvertisement(target)) if may_have(target) => {
-                        let asked = to.and_then(|to| self.ports.get(to)).is_some_and(|to| !to.probes(target));
-                        if asked { Passing::Speaks(target) } else { Passing::Kept }
+                        let to = to.and_then(|to| self.ports.get(to));
+                        let asked = to.is_some_and(|to| to.asks(now, target) && !to.probes(target));
+                        if asked { Passing::Speaks(target, None) } else { Passing::Kept }
                     }
                     Ok(Discovery::NeighborAdvertisement(_) | Discovery::RouterSolicitation) | Err(_) => Passing::Lie,
                 },
