@@ -562,6 +562,36 @@ fn a_long_answer_comes_in_fragments() {
     assert_eq!(whole[8..], data);
 }
 
+/// RFC 8200 section 4.5: 32 bits, which begin anywhere (RFC 7739), and are no other protocol's.
+#[test]
+fn fragments_are_numbered_with_32_bits_of_their_own() {
+    let first = |seed: u64| {
+        let mut world = World::known(Config { seed, ..config() });
+        let sent = frame(GATEWAY_MAC, mac(0xa), &udp(A, WORLD, [5000, 9], b"more"));
+        let Handled::Datagram { session, .. } = world.handle(world.a, &sent) else { panic!("no datagram") };
+        let mut echo4 = vec![0x45, 0, 7, 228, 0, 0, 0, 0, 64, 1, 0, 0, 192, 168, 127, 2, 192, 168, 127, 1];
+        let mut message = [&[8, 0, 0, 0][..], &[7; 1996]].concat();
+        let sum4 = checksum::finish(checksum::add(0, &message));
+        message[2..4].copy_from_slice(&sum4);
+        echo4.extend(message);
+        let mut numbers = Vec::new();
+        for _ in 0..3 {
+            world.gateway.handle_datagram(NOW, session, &[7; 2000]);
+            let of = |piece: &Sent| u32::from_be_bytes(piece.payload[4..8].try_into().unwrap());
+            let pieces: Vec<u32> = world.sent(world.a).iter().map(of).collect();
+            assert!(pieces.len() == 2 && pieces[0] == pieces[1]);
+            numbers.push(pieces[0]);
+            world.handle(world.a, &[&GATEWAY_MAC[..], &mac(0xa), &[8, 0], &echo4].concat());
+            assert_eq!(world.frames(world.a).len(), 2, "fragments of IPv4");
+        }
+        assert_eq!(numbers, [0, 1, 2].map(|n| numbers[0].wrapping_add(n)));
+        numbers[0]
+    };
+    let firsts = [1, 2, 3].map(first);
+    assert!(firsts.iter().all(|first| *first > 0xffff), "{firsts:?}");
+    assert!(firsts[0] != firsts[1] && firsts[1] != firsts[2] && firsts[0] != firsts[2]);
+}
+
 /// Later pieces begin with whatever the datagram has there: here, with what would be a neighbor advertisement.
 #[test]
 fn a_long_ping_comes_together_whatever_it_carries() {

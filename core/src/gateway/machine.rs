@@ -82,7 +82,10 @@ pub struct Gateway {
     sessions: Sessions,
     dns_clients: BTreeMap<u64, DnsClient>,
     dns_number: u64,
+    /// The number of the last datagram in fragments of IPv4.
     identification: u16,
+    /// The same of IPv6.
+    identification6: u32,
     out: Outputs,
     counters: Counters,
 }
@@ -121,6 +124,9 @@ impl Gateway {
             dns_clients: BTreeMap::new(),
             dns_number: 0,
             identification: rng.u16(..),
+            // Drawn last, so that it changes nothing for others. From there on it counts: RFC 7739 would have more where
+            // fragments can be slipped in, but nobody else sends a guest packets from where the gateway's come from.
+            identification6: rng.u32(..),
             out: Outputs::new(),
             counters: Counters::default(),
             config,

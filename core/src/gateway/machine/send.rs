@@ -95,10 +95,10 @@ impl Gateway {
             wire::ip(packet, source, destination, protocol);
             return;
         }
-        self.identification = self.identification.wrapping_add(1);
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (source, destination) else {
             return self.send_fragments_v6((port, mac), source, destination, protocol, payload);
         };
+        self.identification = self.identification.wrapping_add(1);
         let header =
             fragments::Header { src, dst, protocol: IpProtocol::from(protocol), ttl: 64, ident: self.identification };
         let Ok(fragments) = fragments::fragment(header, payload, self.config.mtu) else {
@@ -125,7 +125,8 @@ impl Gateway {
         protocol: u8,
         payload: &[u8],
     ) {
-        let identification = u32::from(self.identification);
+        self.identification6 = self.identification6.wrapping_add(1);
+        let identification = self.identification6;
         let room = (usize::from(self.config.mtu) - wire::IPV6 - wire::FRAGMENT) & !7;
         let count = payload.len().div_ceil(room);
         for (n, piece) in payload.chunks(room).enumerate() {
