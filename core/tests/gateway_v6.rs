@@ -400,6 +400,37 @@ fn an_address_that_is_used_between_enclaves_only_is_its_users() {
     }
 }
 
+/// An error quotes what it is about (RFC 4443 section 2.4): of two that talk, a third one can say nothing.
+#[test]
+fn an_enclave_tells_another_of_errors_about_what_was_sent_to_itself_only() {
+    const C: &str = "fd00:1::c";
+    let mut world = World::known(config());
+    let c = world.gateway.attach(3, Some(Framing::Hyperkit)).unwrap();
+    world.among(c, 0xc, &solicitation(C, GATEWAY, Some(mac(0xc))));
+    world.frames(c);
+    for kind in 1..=4 {
+        let error = |quoted: &[u8]| {
+            let message = [&[kind, 0, 0, 0, 0, 0, 5, 0][..], quoted].concat();
+            frame(mac(0xb), mac(0xa), &icmp(A, ip(B), 64, message))
+        };
+        let honest = error(&udp(B, A, [1, 2], b"to itself"));
+        world.handle(world.a, &honest);
+        assert_eq!(world.frames(world.b), [honest]);
+        let spoofed = world.spoofed();
+        for about in [C, WORLD, GATEWAY, "ff02::1"] {
+            world.handle(world.a, &error(&udp(B, about, [1, 2], b"to another")));
+            assert!(world.frames(world.b).is_empty(), "{kind} about {about}");
+        }
+        // Too short to tell, no packet of IPv6, and nothing.
+        let short = udp(B, A, [1, 2], b"");
+        for quoted in [&short[..39], &[&[0x45][..], &short[1..]].concat(), &[]] {
+            world.handle(world.a, &error(quoted));
+            assert!(world.frames(world.b).is_empty());
+        }
+        assert_eq!(world.spoofed(), spoofed + 7);
+    }
+}
+
 #[test]
 fn connections_lead_where_the_policy_lets_them() {
     let policy = PolicyConfig { deny: vec!["10.0.0.0/8".parse().unwrap()], ..PolicyConfig::default() };

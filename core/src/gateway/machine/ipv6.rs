@@ -5,8 +5,9 @@ use super::*;
 /// The shortest and the longest time between two unsolicited router advertisements (RFC 4861 section 6.2.1).
 const ADVERTISE: (u64, u64) = (200, 600);
 
-/// Types of ICMPv6 messages that one enclave may send another: errors and echoes.
-const BETWEEN_ENCLAVES: [u8; 6] = [1, 2, 3, 4, 128, 129];
+/// Types of ICMPv6 messages that one enclave may send another: errors about what was sent to it, and echoes.
+const ERRORS: [u8; 4] = [1, 2, 3, 4];
+const ECHOES: [u8; 2] = [128, 129];
 /// Multicast listener discovery (RFC 3810): groups reach all links as it is.
 const LISTENERS: [u8; 4] = [130, 131, 132, 143];
 /// Ports of DHCPv6, of which there is no server here.
@@ -94,7 +95,12 @@ impl Gateway {
                 },
                 ndp::ROUTER_SOLICITATION => Passing::Kept,
                 kind if LISTENERS.contains(&kind) => Passing::Kept,
-                kind if BETWEEN_ENCLAVES.contains(&kind) && !from_nobody => Passing::Pass,
+                _ if from_nobody => Passing::Lie,
+                kind if ECHOES.contains(&kind) => Passing::Pass,
+                // Whoever quotes well would end, or cut short, what others say to each other or to the world.
+                kind if ERRORS.contains(&kind) && wire::quoted_destination(chain.payload).is_some_and(may_have) => {
+                    Passing::Pass
+                }
                 // Among them router advertisements and redirects: there is one router.
                 _ => Passing::Lie,
             },

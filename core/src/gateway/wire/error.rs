@@ -1,6 +1,7 @@
 //! ICMP and ICMPv6 errors about packets that lead nowhere.
 
-use super::{ICMP, IPV6, header_len, icmp};
+use super::{ICMP, IPV6, address_v6, header_len, icmp};
+use core::net::Ipv6Addr;
 
 /// Bytes of an ICMPv6 error at most, its IPv6 header included (RFC 4443 section 2.4).
 const MIN_MTU_V6: usize = 1280;
@@ -45,6 +46,12 @@ pub(in super::super) fn unreachable(packet: &[u8], why: Unreachable) -> Vec<u8> 
     let mut message = message(3, code, mtu, &packet[..packet.len().min(header_len(packet) + 8)]);
     icmp(&mut message);
     message
+}
+
+/// To whom the packet went that an ICMPv6 error quotes; `None` if that is not all there.
+pub(in super::super) fn quoted_destination(message: &[u8]) -> Option<Ipv6Addr> {
+    let quoted = message.get(ICMP..).filter(|quoted| quoted.len() >= IPV6 && quoted[0] >> 4 == 6)?;
+    Some(address_v6(quoted, 24))
 }
 
 /// The MTU's 16 bits lie at the same place in both families (in IPv6 they are the lower half of 32).
