@@ -106,3 +106,54 @@ fn nobody_is_told_that_the_gateway_or_another_enclave_is_elsewhere() {
         }
     }
 }
+
+/// An error quotes what it is about (RFC 792): of two that talk, a third one can say nothing.
+#[test]
+fn an_enclave_tells_another_of_errors_about_what_was_sent_to_itself_only() {
+    const C: ([u8; 6], [u8; 4]) = ([2, 0, 0, 0, 0, 3], [192, 168, 127, 4]);
+    let mut world = World::new();
+    let c = world.gateway.attach(3, Some(Framing::Hyperkit)).unwrap();
+    world.send(c, &arp(EVERYBODY, C.0, 1, C, GATEWAY));
+    world.received(world.b);
+    // `fragment`: flags and offset of the packet.
+    let message = |kind: u8, quoted: &[u8], fragment: [u8; 2]| {
+        let mut frame = ipv4(B.0, A.0, A.1, B.1);
+        frame.extend([kind, 4, 0, 0, 0, 0, 2, 0]);
+        frame.extend(quoted);
+        frame[17] = frame.len() as u8 - 14;
+        frame[20..22].copy_from_slice(&fragment);
+        frame[23] = 1;
+        frame
+    };
+    let about = |destination: [u8; 4]| {
+        let mut quoted = ipv4(B.0, A.0, B.1, destination)[14..].to_vec();
+        quoted.extend([0, 1, 0, 2, 0, 8, 0, 0]);
+        quoted
+    };
+    for kind in [3, 4, 5, 11, 12] {
+        for fragment in [[0, 0], [0x40, 0], [0x20, 0]] {
+            let honest = message(kind, &about(A.1), fragment);
+            world.send(world.a, &honest);
+            assert_eq!(world.received(world.b), [honest]);
+            let before = world.gateway.counters().spoofed;
+            for destination in [C.1, [8, 8, 8, 8], GATEWAY, B.1] {
+                world.send(world.a, &message(kind, &about(destination), fragment));
+            }
+            // Too short to tell, no packet of IPv4, and nothing.
+            for quoted in [&about(A.1)[..19], &[&[0x65][..], &about(A.1)[1..]].concat(), &[]] {
+                world.send(world.a, &message(kind, quoted, fragment));
+            }
+            assert_eq!(world.received(world.b), Vec::<Vec<u8>>::new(), "{kind}");
+            assert_eq!(world.gateway.counters().spoofed, before + 7);
+        }
+        // Behind the first piece there is anything.
+        let piece = message(kind, &about(C.1), [0, 9]);
+        world.send(world.a, &piece);
+        assert_eq!(world.received(world.b), [piece]);
+    }
+    for kind in [0, 8] {
+        let echo = message(kind, &about(C.1), [0, 0]);
+        world.send(world.a, &echo);
+        assert_eq!(world.received(world.b), [echo]);
+    }
+}

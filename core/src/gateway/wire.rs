@@ -5,7 +5,7 @@
 mod error;
 mod ipv6;
 
-pub(super) use error::{Unreachable, quoted_destination, unreachable};
+pub(super) use error::{Unreachable, quoted_destination, quoted_destination_v4, unreachable};
 pub(super) use ipv6::{Chain, chain};
 
 use crate::offload::checksum;

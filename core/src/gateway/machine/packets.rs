@@ -47,21 +47,27 @@ impl Gateway {
     /// a guest on another link.
     pub(super) fn is_honest(&self, port: PortId, source: [u8; 6], frame: &[u8]) -> bool {
         let payload = &frame[ETHERNET..];
+        let may_have =
+            |address: IpAddr| self.is_guest(address) && !self.neighbours.is_elsewhere(&self.ports, address, port);
         let address = match [frame[12], frame[13]] {
             wire::ETHERTYPE_ARP => match parse_arp(payload) {
                 Some(arp) if arp.sender.0 == source => IpAddr::V4(arp.sender.1),
                 Some(_) | None => return false,
             },
-            wire::ETHERTYPE_IPV4 => match payload.get(12..).and_then(<[u8]>::first_chunk::<4>) {
-                Some(address) if !is_dhcp(payload) => IpAddr::from(*address),
+            wire::ETHERTYPE_IPV4 => match Ip::parse_v4(payload) {
+                // Whoever quotes well would end, or cut short, what others say to each other or to the world.
+                Some(ip) if is_error(&ip) => match wire::quoted_destination_v4(ip.payload) {
+                    Some(about) if may_have(about.into()) => ip.source,
+                    Some(_) | None => return false,
+                },
+                Some(ip) if !is_dhcp(&ip) => ip.source,
                 Some(_) | None => return false,
             },
             // Nothing else can be judged, and much of it can lie: ARP behind a VLAN tag, router advertisements.
             _ => return false,
         };
         // A probe, or a question for an address, has none yet.
-        address.is_unspecified()
-            || (self.is_guest(address) && !self.neighbours.is_elsewhere(&self.ports, address, port))
+        address.is_unspecified() || may_have(address)
     }
 
     /// Whether the gateway answers for an address.
@@ -299,10 +305,15 @@ impl Gateway {
 }
 
 /// Whether an IPv4 packet is DHCP, of which there is one server here; of fragments, the first has the ports.
-fn is_dhcp(packet: &[u8]) -> bool {
-    let Some(ip) = Ip::parse_v4(packet) else { return true };
+fn is_dhcp(ip: &Ip<'_>) -> bool {
     ip.protocol == wire::PROTO_UDP
         && ip.payload.first_chunk::<4>().is_some_and(|ports| matches!(wire::be16(ports, 2), 67 | 68))
+}
+
+/// Whether an IPv4 packet is an ICMP error (RFC 1122 section 3.2.2), or the first fragment of one.
+fn is_error(ip: &Ip<'_>) -> bool {
+    let begins = wire::be16(ip.packet, 6) & 0x1fff == 0;
+    begins && ip.protocol == wire::PROTO_ICMP && matches!(ip.payload.first(), Some(3 | 4 | 5 | 11 | 12))
 }
 
 /// What an ARP packet for IPv4 says.

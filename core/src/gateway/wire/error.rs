@@ -1,7 +1,7 @@
 //! ICMP and ICMPv6 errors about packets that lead nowhere.
 
-use super::{ICMP, IPV6, address_v6, header_len, icmp};
-use core::net::Ipv6Addr;
+use super::{ICMP, IPV4, IPV6, address_v4, address_v6, header_len, icmp};
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 /// Bytes of an ICMPv6 error at most, its IPv6 header included (RFC 4443 section 2.4).
 const MIN_MTU_V6: usize = 1280;
@@ -52,6 +52,12 @@ pub(in super::super) fn unreachable(packet: &[u8], why: Unreachable) -> Vec<u8> 
 pub(in super::super) fn quoted_destination(message: &[u8]) -> Option<Ipv6Addr> {
     let quoted = message.get(ICMP..).filter(|quoted| quoted.len() >= IPV6 && quoted[0] >> 4 == 6)?;
     Some(address_v6(quoted, 24))
+}
+
+/// The same of an ICMP error (RFC 792).
+pub(in super::super) fn quoted_destination_v4(message: &[u8]) -> Option<Ipv4Addr> {
+    let quoted = message.get(ICMP..).filter(|quoted| quoted.len() >= IPV4 && quoted[0] >> 4 == 4)?;
+    Some(address_v4(quoted, 16))
 }
 
 /// The MTU's 16 bits lie at the same place in both families (in IPv6 they are the lower half of 32).
