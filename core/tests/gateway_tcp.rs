@@ -2,209 +2,32 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may")]
 
+mod guest;
+
+use guest::{Net, World, pattern};
 use nitrotap_core::{
     frame::Framing,
-    gateway::{Closed, Config, DialError, FlowId, FlowStatus, Gateway, Handled, Output, PortId, QUEUE_LIMIT, Target},
-    time::Instant,
+    gateway::{Closed, DialError, QUEUE_LIMIT},
 };
 use quickcheck::quickcheck;
-use smoltcp::{
-    iface::{Interface, SocketHandle, SocketSet},
-    phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken},
-    socket::tcp,
-    time::Instant as SmolInstant,
-    wire::{EthernetAddress, IpCidr, Ipv4Address},
+use smoltcp::{socket::tcp, time::Instant as SmolInstant};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
 };
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 const GUEST: [u8; 4] = [192, 168, 127, 2];
 const GATEWAY: [u8; 4] = [192, 168, 127, 1];
 
-/// The guest's end of a link.
-struct Cable {
-    mtu: usize,
-    to_guest: VecDeque<Vec<u8>>,
-    to_gateway: VecDeque<Vec<u8>>,
-}
-
-struct Rx(Vec<u8>);
-struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl RxToken for Rx {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Tx<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-impl Device for Cable {
-    type RxToken<'a> = Rx;
-    type TxToken<'a> = Tx<'a>;
-
-    fn receive(&mut self, _: SmolInstant) -> Option<(Rx, Tx<'_>)> {
-        let frame = self.to_guest.pop_front()?;
-        Some((Rx(frame), Tx(&mut self.to_gateway)))
-    }
-
-    fn transmit(&mut self, _: SmolInstant) -> Option<Tx<'_>> {
-        Some(Tx(&mut self.to_gateway))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        // All checksums are verified: the gateway must not send a wrong one.
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.mtu + 14;
-        capabilities
-    }
-}
-
-struct World {
-    gateway: Gateway,
-    port: PortId,
-    cable: Cable,
-    iface: Interface,
-    sockets: SocketSet<'static>,
-    now: Instant,
-    dials: VecDeque<(FlowId, Target)>,
-    closed: Vec<(FlowId, Closed)>,
-}
-
-impl World {
-    fn new(mtu: u16) -> Self {
-        let mut gateway = Gateway::new(Config { mtu, seed: 5, ..Config::default() }).unwrap();
-        let port = gateway.attach(1, Some(Framing::Hyperkit)).unwrap();
-        let mut cable = Cable { mtu: mtu.into(), to_guest: VecDeque::new(), to_gateway: VecDeque::new() };
-        let mac = EthernetAddress([0xba, 0xaa, 0xad, 0xc0, 0xff, 0xee]);
-        let config = smoltcp::iface::Config::new(mac.into());
-        let mut iface = Interface::new(config, &mut cable, SmolInstant::ZERO);
-        iface.update_ip_addrs(|addrs| addrs.push(IpCidr::new(Ipv4Address::from(GUEST).into(), 24)).unwrap());
-        iface.routes_mut().add_default_ipv4_route(GATEWAY.into()).unwrap();
-        Self {
-            gateway,
-            port,
-            cable,
-            iface,
-            sockets: SocketSet::new(Vec::new()),
-            now: Instant::from_millis(1000),
-            dials: VecDeque::new(),
-            closed: Vec::new(),
-        }
-    }
-
-    fn socket(&mut self, buffer: usize) -> SocketHandle {
-        let mut socket =
-            tcp::Socket::new(tcp::SocketBuffer::new(vec![0; buffer]), tcp::SocketBuffer::new(vec![0; buffer]));
-        socket.set_nagle_enabled(false);
-        self.sockets.add(socket)
-    }
-
-    /// A guest's socket that connects to an address of the world.
-    fn connect(&mut self, port: u16, buffer: usize) -> SocketHandle {
-        let handle = self.socket(buffer);
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
-        socket.connect(self.iface.context(), (Ipv4Address::new(203, 0, 113, 9), 80), port).unwrap();
-        handle
-    }
-
-    fn guest(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
-        self.sockets.get_mut(handle)
-    }
-
-    /// One step of time, in which everybody gets a turn.
-    fn step(&mut self) {
-        self.now = self.now + Duration::from_millis(1);
-        let now = SmolInstant::from_micros((self.now.as_nanos() / 1000) as i64);
-        self.iface.poll(now, &mut self.cable, &mut self.sockets);
-        while let Some(frame) = self.cable.to_gateway.pop_front() {
-            assert_eq!(self.gateway.handle_frame(self.now, self.port, &frame), Handled::Done);
-        }
-        if self.gateway.poll_timeout().is_some_and(|at| at <= self.now) {
-            self.gateway.handle_timeout(self.now);
-        }
-        self.gateway.flush(self.now);
-        while let Some(output) = self.gateway.poll_output() {
-            match output {
-                Output::Dial { flow, target, guest } => {
-                    assert_eq!(guest.ip(), std::net::IpAddr::from(GUEST));
-                    self.dials.push_back((flow, target));
-                }
-                Output::Closed { flow, how } => self.closed.push((flow, how)),
-                Output::Flow(_) | Output::SessionClosed(_) => {}
-                Output::Frames(port) => {
-                    let mut bytes = self.gateway.pending(port).to_vec();
-                    self.gateway.consume(port, bytes.len());
-                    while !bytes.is_empty() {
-                        let len = usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
-                        assert!(len <= self.cable.mtu + 14, "a frame of {len} bytes");
-                        self.cable.to_guest.push_back(bytes[2..2 + len].to_vec());
-                        bytes.drain(..2 + len);
-                    }
-                    self.gateway.flush(self.now);
-                }
-            }
-        }
-    }
-
-    fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
-        for _ in 0..40_000 {
-            if condition(self) {
-                return;
-            }
-            self.step();
-        }
-        panic!("never: {what}");
-    }
-
-    /// A connection that the world has accepted.
-    fn open(&mut self, port: u16, buffer: usize) -> (SocketHandle, FlowId) {
-        let handle = self.connect(port, buffer);
-        self.until("a dial", |world| !world.dials.is_empty());
-        let (flow, target) = self.dials.pop_front().unwrap();
-        assert_eq!(target, Target::Address(([203, 0, 113, 9], 80).into()));
-        self.gateway.dialed(self.now, flow, Ok(()));
-        self.until("established", |world| world.guest(handle).state() == tcp::State::Established);
-        self.until("established here", |world| world.status(flow).established);
-        (handle, flow)
-    }
-
-    fn status(&self, flow: FlowId) -> FlowStatus {
-        self.gateway.status(flow).expect("the connection is there")
-    }
-
-    fn read(&mut self, flow: FlowId, most: usize) -> Vec<u8> {
-        let mut got = Vec::new();
-        self.gateway.read(flow, |bytes| {
-            got.extend_from_slice(&bytes[..bytes.len().min(most)]);
-            got.len()
-        });
-        got
-    }
-
-    fn write(&mut self, flow: FlowId, data: &[u8]) -> usize {
-        self.gateway.write(flow, |room| {
-            let n = room.len().min(data.len());
-            room[..n].copy_from_slice(&data[..n]);
-            n
-        })
-    }
-}
-
-fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8).wrapping_add(seed)).collect()
-}
+const NET: Net = Net {
+    guest: IpAddr::V4(Ipv4Addr::new(192, 168, 127, 2)),
+    gateway: IpAddr::V4(Ipv4Addr::new(192, 168, 127, 1)),
+    world: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)),
+};
 
 #[test]
 fn nothing_is_answered_before_the_world_has() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let handle = world.connect(40_000, 4096);
     world.until("a dial", |world| !world.dials.is_empty());
     for _ in 0..500 {
@@ -219,7 +42,7 @@ fn nothing_is_answered_before_the_world_has() {
 
 #[test]
 fn a_refused_connection_is_reset() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let handle = world.connect(40_000, 4096);
     world.until("a dial", |world| !world.dials.is_empty());
     let (flow, _) = world.dials.pop_front().unwrap();
@@ -231,7 +54,7 @@ fn a_refused_connection_is_reset() {
 
 #[test]
 fn a_world_that_does_not_answer_is_unreachable_after_a_while_and_does_not_stop_others() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     for n in 0..20 {
         world.connect(40_000 + n, 4096);
     }
@@ -244,7 +67,7 @@ fn a_world_that_does_not_answer_is_unreachable_after_a_while_and_does_not_stop_o
 
 #[test]
 fn either_side_may_close_first_and_the_other_goes_on() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let data = pattern(300_000, 1);
     for guest_first in [true, false] {
         let (handle, flow) = world.open(40_000 + u16::from(guest_first), 8192);
@@ -284,7 +107,7 @@ fn either_side_may_close_first_and_the_other_goes_on() {
 
 #[test]
 fn resets_pass_both_ways() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let (handle, flow) = world.open(40_000, 4096);
     world.gateway.abort(world.now, flow);
     world.until("a reset", |world| world.guest(handle).state() == tcp::State::Closed);
@@ -295,7 +118,7 @@ fn resets_pass_both_ways() {
 
 #[test]
 fn a_world_that_takes_nothing_closes_the_window_and_a_guest_that_reads_nothing_stops_the_world() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let (handle, flow) = world.open(40_000, 1 << 20);
     let data = pattern(1 << 20, 3);
     let mut sent = 0;
@@ -324,7 +147,7 @@ fn a_world_that_takes_nothing_closes_the_window_and_a_guest_that_reads_nothing_s
 
 #[test]
 fn a_connection_to_a_guest_finds_it_by_arp_and_is_refused_by_it() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let listening = world.socket(4096);
     world.guest(listening).listen(443).unwrap();
     let flow = world.gateway.connect(world.now, SocketAddr::from((GUEST, 443))).unwrap();
@@ -341,7 +164,7 @@ fn a_connection_to_a_guest_finds_it_by_arp_and_is_refused_by_it() {
 /// Linux answers with SYN cookies when a backlog is full, and then resets what is behind a first segment that it dropped.
 #[test]
 fn a_guest_gets_nothing_behind_its_first_segment_before_that_is_answered() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let listening = world.socket(65_536);
     world.guest(listening).listen(443).unwrap();
     let flow = world.gateway.connect(world.now, SocketAddr::from((GUEST, 443))).unwrap();
@@ -367,7 +190,7 @@ fn a_guest_gets_nothing_behind_its_first_segment_before_that_is_answered() {
 
 #[test]
 fn a_guest_that_starts_anew_with_the_same_port_gets_a_new_connection() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let (handle, old) = world.open(40_000, 4096);
     // It forgets everything, as a machine that was restarted.
     world.sockets.remove(handle);
@@ -378,7 +201,7 @@ fn a_guest_that_starts_anew_with_the_same_port_gets_a_new_connection() {
 
 #[test]
 fn a_connection_outlives_its_link() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let (handle, flow) = world.open(40_000, 4096);
     world.gateway.detach(world.port);
     world.write(flow, b"lost on the way, and sent again");
@@ -401,7 +224,7 @@ fn a_connection_outlives_its_link() {
 
 #[test]
 fn a_guest_that_only_listens_gets_its_bytes_over_the_next_link() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let (handle, flow) = world.open(40_000, 4096);
     world.gateway.detach(world.port);
     world.write(flow, b"news");
@@ -428,7 +251,7 @@ fn a_guest_that_only_listens_gets_its_bytes_over_the_next_link() {
 
 #[test]
 fn a_connection_that_waited_for_a_link_waits_for_the_next_one_where_it_is() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let (handle, flow) = world.open(40_000, 1 << 20);
     let full = |world: &World, port| QUEUE_LIMIT - world.gateway.pending(port).len() < 140_000;
     let pattern = pattern(100_000, 1);
@@ -471,7 +294,7 @@ fn a_connection_that_waited_for_a_link_waits_for_the_next_one_where_it_is() {
 
 #[test]
 fn a_guest_that_has_forgotten_a_connection_over_its_last_link_is_asked_over_the_next() {
-    let mut world = World::new(1500);
+    let mut world = World::new(NET, 1500);
     let (handle, flow) = world.open(40_000, 4096);
     world.gateway.detach(world.port);
     world.sockets.remove(handle);
@@ -486,7 +309,7 @@ fn a_guest_that_has_forgotten_a_connection_over_its_last_link_is_asked_over_the_
 quickcheck! {
     /// What goes in at one side comes out at the other, both ways at once, whatever sizes everybody takes.
     fn bytes_arrive_in_order(sizes: Vec<u16>, big: bool, seed: u8) -> bool {
-        let mut world = World::new(if big { 65_520 } else { 1500 });
+        let mut world = World::new(NET, if big { 65_520 } else { 1500 });
         let (handle, flow) = world.open(40_000, 300_000);
         let up = pattern(200_000 + usize::from(seed) * 999, seed);
         let down = pattern(350_000 - usize::from(seed) * 999, seed.wrapping_add(9));
