@@ -4,7 +4,8 @@
 //! Owns: addresses and who waits for them. Driven by: the machine. Drain: [`Neighbours::due`] at [`Neighbours::next`].
 //! An address stays with the link that uses it, as on the switch: another link gets it when that one is gone, when it was
 //! silent for [`AGEING`], or when it was leased to it.
-//! Bounds: [`MAX_NEIGHBOURS`] addresses, [`MAX_PER_MACHINE`] of them of one machine, [`MAX_ASKED`] asked for at a time with [`MAX_WAITING`] waiters each, three questions one
+//! Bounds: [`MAX_NEIGHBOURS`] addresses, [`MAX_PER_MACHINE`] of them of one machine, [`MAX_ASKED`] asked for at a time with
+//! [`MAX_WAITING`] waiters each, three questions one
 //! second apart (RFC 1122 section 2.3.2.1).
 
 use super::switch::AGEING;

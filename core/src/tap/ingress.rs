@@ -1,6 +1,7 @@
 //! Host to enclave: bytes read from the stream leave as frames on the TAP.
 //!
-//! Owns: one [`Decoder`], and with a TAP that has `IFF_VNET_HDR` one [`Coalescer`]. Driven by: the daemon's ingress thread, the link's handshake before it, fuzz, benches.
+//! Owns: one [`Decoder`], and with a TAP that has `IFF_VNET_HDR` one [`Coalescer`].
+//! Driven by: the daemon's ingress thread, the link's handshake before it, fuzz, benches.
 //! Drain: after [`Ingress::handle_read`], [`Ingress::next_frame`] until `None`, writing each to the TAP; or
 //! [`Ingress::next_packet`] in its place, writing header and pieces. Everything a read brought is written before the next.
 //! Bounds: see [`Decoder`] and [`Coalescer`].
