@@ -3,6 +3,7 @@
 
 mod egress;
 mod ingress;
+mod moderation;
 
 pub use egress::{Egress, EgressCounters};
 pub use ingress::{Ingress, IngressCounters, Packet};

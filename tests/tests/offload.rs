@@ -14,6 +14,7 @@ use nitrotap_tests::{
     wait::{LATER, SOON},
     world::SILENT,
 };
+use std::{thread, time::Duration};
 
 for_every_host! {
     a_hundred_megabytes_pass_both_ways_whole_with_everything_on,
@@ -149,4 +150,32 @@ fn datagrams_that_were_joined_reach_an_app_one_by_one() {
     // All of them, unless the stream was read in the middle of the write.
     assert!(metrics.get("nitrotap_joined_frames_total") > 1);
     assert_eq!(metrics.drops("rx", "tap_write"), 0);
+}
+
+#[test]
+fn a_stream_of_single_frames_is_read_in_moderation_unless_told_not_to() {
+    /// Far more than a machine under load needs to send fast enough for one window.
+    const BURSTS: usize = 20_000;
+    for (args, moderated) in [(&[][..], true), (&["--rx-usecs", "0"], false)] {
+        let host = FakeHost::new();
+        let mut enclave = require!(Enclave::options().args(args).start(&host.url()));
+        let session = host.accept_up();
+        enclave.wait_until_up();
+        let frame = udp_to_enclave(9000, 7007, &[7; 1400]);
+        let mut sent = 0;
+        for burst in 1..=BURSTS {
+            for _ in 0..8 {
+                session.send(&frame);
+                sent += 1;
+            }
+            thread::sleep(Duration::from_micros(100));
+            let enough = burst % 1000 == 0 && enclave.metrics().get("nitrotap_rx_moderated_total") > 0;
+            if enough || !moderated && burst == 1000 {
+                break;
+            }
+        }
+        let metrics = enclave.wait_for_metrics("every frame", |metrics| metrics.frames("rx") >= sent);
+        assert_eq!(metrics.get("nitrotap_rx_moderated_total") > 0, moderated, "{args:?}");
+        assert_eq!(metrics.drops("rx", "tap_write"), 0);
+    }
 }

@@ -4,14 +4,17 @@
 //! Driven by: the daemon's ingress thread, the link's handshake before it, fuzz, benches.
 //! Drain: after [`Ingress::handle_read`], [`Ingress::next_frame`] until `None`, writing each to the TAP; or
 //! [`Ingress::next_packet`] in its place, writing header and pieces. Everything a read brought is written before the next.
+//! When that emptied the stream, [`Ingress::moderate`] says whether to let more come before the next read.
 //! Bounds: see [`Decoder`] and [`Coalescer`].
 
+use super::moderation::Moderation;
 use crate::{
     frame::{Decoder, Truncated, frame_limit},
     link::MacAddr,
     offload::{Coalescer, Joined, Merge, Step, VNET_LEN, VnetHeader},
+    time::Instant,
 };
-use core::ops::Range;
+use core::{ops::Range, time::Duration};
 
 /// The inbound half of the TAP handler.
 #[derive(Debug)]
@@ -22,6 +25,9 @@ pub struct Ingress {
     coalescer: Coalescer,
     /// A frame that the decoder gave and that was not handed on yet.
     held: Option<Range<usize>>,
+    moderation: Moderation,
+    /// Bytes of all reads, and of the last one.
+    read: (u64, usize),
     counters: IngressCounters,
 }
 
@@ -70,6 +76,8 @@ impl Ingress {
             mac,
             coalescer: Coalescer::new(Merge::default()),
             held: None,
+            moderation: Moderation::new(Duration::ZERO),
+            read: (0, 0),
             counters: IngressCounters::default(),
         }
     }
@@ -78,6 +86,12 @@ impl Ingress {
     #[must_use]
     pub fn with_offload(self, merge: Merge) -> Self {
         Self { coalescer: Coalescer::new(merge), ..self }
+    }
+
+    /// How long a busy stream is left alone, so that a read brings many frames; not at all without it.
+    #[must_use]
+    pub fn with_moderation(self, pause: Duration) -> Self {
+        Self { moderation: Moderation::new(pause), ..self }
     }
 
     /// What was received and dropped so far.
@@ -101,6 +115,14 @@ impl Ingress {
     pub fn handle_read(&mut self, n: usize) {
         self.decoder.commit(n);
         self.counters.reads += 1;
+        self.read = (self.read.0 + n as u64, n);
+    }
+
+    /// After a read that emptied the stream, and all it brought is written: how long to leave the stream alone.
+    pub fn moderate(&mut self, now: Instant) -> Option<Duration> {
+        let pause = self.moderation.after(now, self.read.0, self.read.1)?;
+        self.counters.moderated += 1;
+        Some(pause)
     }
 
     /// The next frame for the TAP.
@@ -185,6 +207,8 @@ crate::counters! {
         bytes: Counter "nitrotap_bytes" { direction = "rx" },
         /// System calls that moved bytes on the stream; frames divided by this is the batching achieved.
         reads: Counter "nitrotap_stream_calls" { direction = "rx" },
+        /// Pauses before a read, so that it brings more frames of a busy stream.
+        moderated: Counter "nitrotap_rx_moderated" {},
         /// Frames dropped, by cause.
         dropped_runt: Counter "nitrotap_drops" { direction = "rx", cause = "runt" },
         /// Frames dropped, by cause.

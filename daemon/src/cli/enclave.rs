@@ -94,6 +94,12 @@ pub(crate) struct Args {
     #[arg(long)]
     strict: bool,
 
+    /// While much arrives, wait this long before each read of the stream, in microseconds, so that it brings many frames
+    /// (ethtool calls it rx-usecs); 0 for never. The first millisecond of a transfer, and whatever comes now and then,
+    /// never wait
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    rx_usecs: u16,
+
     /// Time that requests in progress, and then the app, get to end after SIGTERM or SIGINT
     #[arg(long, value_name = "SECONDS", default_value = "10")]
     drain_timeout: Seconds,
@@ -148,6 +154,7 @@ async fn enclave(args: Args, proxy: Option<ProxyOptions>) -> Result<ExitCode, Er
         frame_loop: args.frame_loop,
         offload: args.offload,
         strict: args.strict,
+        rx_pause: Duration::from_micros(args.rx_usecs.into()),
         seed: seed(),
     };
     let mut tunnel = Tunnel::start(config, &sources).await?;

@@ -1,14 +1,18 @@
 //! The inbound thread: stream to TAP, every frame of a read before the next read.
 
 use super::{Event, mailbox::Mailbox, readable, wait};
+use crate::clock::Clock;
 use nitrotap_core::{
     counters::Shared,
     link::Down,
     offload::MAX_PIECES,
     tap::{Ingress, IngressCounters},
 };
-use rustix::io::{self, Errno};
-use std::{io::IoSlice, os::fd::OwnedFd, sync::Arc};
+use rustix::{
+    io::{self, Errno},
+    thread::set_current_timer_slack,
+};
+use std::{io::IoSlice, num::NonZeroU64, os::fd::OwnedFd, sync::Arc};
 use tokio::sync::mpsc;
 
 /// What the link's task asks of this thread.
@@ -31,6 +35,7 @@ pub(super) struct Worker {
     pub(super) offload: bool,
     /// Ask the stream for one frame's bytes at a time instead of all there are.
     pub(super) single: bool,
+    pub(super) clock: Clock,
     pub(super) orders: Mailbox<Order>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) shared: Arc<Shared<IngressCounters>>,
@@ -43,6 +48,8 @@ struct Stopped;
 impl Worker {
     /// Runs until told to stop.
     pub(super) fn run(mut self) {
+        // The default of 50 us would make a pause half as long again; an old kernel's refusal costs no more than that.
+        let _ = set_current_timer_slack(NonZeroU64::new(1));
         while self.turn().is_ok() {}
     }
 
@@ -52,6 +59,9 @@ impl Worker {
             None => true,
         };
         if drained {
+            if self.stream.is_some() {
+                self.moderate();
+            }
             self.shared.publish(&self.machine.counters());
             let wake = readable(self.orders.wake());
             let waited = match &self.stream {
@@ -82,6 +92,12 @@ impl Worker {
             Err(Errno::AGAIN) => true,
             Err(Errno::INTR) => false,
             Err(errno) => self.lost(number, Down::Io(errno.raw_os_error())),
+        }
+    }
+
+    fn moderate(&mut self) {
+        if let Some(pause) = self.machine.moderate(self.clock.now()) {
+            std::thread::sleep(pause);
         }
     }
 

@@ -14,7 +14,7 @@ use nitrotap_core::{
     link::{Config, Link, State, Status},
     tap::{Egress, EgressCounters, Ingress, IngressCounters},
 };
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -39,6 +39,8 @@ pub(crate) struct TunnelConfig {
     pub(crate) offload: Offload,
     /// Nothing unfinished leaves, towards the gateway neither.
     pub(crate) strict: bool,
+    /// How long a busy stream is left alone; zero for not at all.
+    pub(crate) rx_pause: Duration,
     /// Seed of the reconnect jitter.
     pub(crate) seed: u64,
 }
@@ -84,7 +86,11 @@ impl Tunnel {
             out = out.with_offload(config.strict);
             inn = inn.with_offload(offload.merge());
         }
+        if !single {
+            inn = inn.with_moderation(config.rx_pause);
+        }
 
+        let clock = Clock::start();
         let outbound = egress::Worker {
             tap: Arc::clone(&tap),
             machine: out,
@@ -100,13 +106,13 @@ impl Tunnel {
             machine: inn,
             offload: offload.is_some(),
             single,
+            clock,
             orders: ingress.clone(),
             events,
             shared: Arc::clone(&received),
             stream: None,
         };
 
-        let clock = Clock::start();
         let link = Link::new(Config::new(interface.mac, interface.address, interface.gateway, config.seed));
         let shared = Arc::default();
         let (status, watch_status) = watch::channel(link.status());
