@@ -34,9 +34,10 @@ fn our_host_listens_on_real_vsock() {
     let log = emulation.boot(BOTH_ENDS, &[], &nobody.join("nobody")).finish(PATIENCE).stdout;
     println!("{log}");
     expect(&log, "fetch: GET /over/vsock HTTP/1.1");
-    for step in ["dns", "fetch", "exchange", "published"] {
+    for step in ["dns", "fetch", "exchange", "published", "bench"] {
         expect(&log, &format!("{step} exits with 0"));
     }
+    assert!(!log.contains("cannot set the stream's buffer"), "the kernel refuses the size of the buffer");
     expect(&log, "enclave exits with 143");
     expect(&log, "host exits with 0");
 }
@@ -152,13 +153,17 @@ nitrotap-test-guest tcp-echo 127.0.0.1:8082 &
 nitrotap host --listen vsock://:1024 --allow-host-loopback \
     --publish 127.0.0.1:8000=:8083 &
 host=$!
-nitrotap enclave --host vsock://1:1024 --resolv-conf none -- nitrotap-test-guest http-server 192.168.127.2:8083 &
+NITROTAP_LOG=debug nitrotap enclave --host vsock://1:1024 --resolv-conf none -- nitrotap-test-guest http-server 192.168.127.2:8083 &
 enclave=$!
 until nitrotap-test-guest http-get http://192.168.127.254:8081/ >/dev/null 2>&1; do sleep 0.1; done
 step dns nitrotap-test-guest dns-a host.containers.internal 192.168.127.1:53
 step fetch nitrotap-test-guest http-get http://192.168.127.254:8081/over/vsock
 step exchange nitrotap-test-guest tcp-exchange 192.168.127.254:8082 4 1000000 5
 step published nitrotap-test-guest http-get http://127.0.0.1:8000/
+nitrotap bench link --serve vsock://:2048 &
+stream=$!
+step bench nitrotap bench link --quick --stream vsock://1:2048
+kill -TERM $stream
 kill -TERM $enclave
 wait $enclave
 echo \"enclave exits with $?\"
