@@ -9,6 +9,7 @@
 pub(crate) mod agent;
 mod calibrate;
 mod cases;
+mod ceiling;
 mod children;
 mod e2e;
 mod figure;

@@ -6,8 +6,11 @@
 #
 # Rows:
 #   go-pair      one frame per read and write, as gvforwarder and nitriding do, through gvproxy at MTU 1500
+#   go-pair-65520  the same at MTU 65520
 #   stock-1500   nitrotap enclave through gvproxy at MTU 1500         stock-65520  the same at MTU 65520
 #   ours-1500    nitrotap enclave through nitrotap host at MTU 1500   ours-65520   the same at MTU 65520
+#   kernel-1500  two kernels' TCP, TAPs with offload and a stream between, no gateway: the ceiling of what is made of the
+#                kernel's TCP, MTU 1500; iperf3 and wrk are in the far namespace      kernel-65520 the same at MTU 65520
 #   slirp4netns  one process, no stream between
 #   pasta        one process, no stream between, through its TAP      pasta-splice socket to socket, past the TAP
 #   relay        haproxy at both ends of a unix stream: TCP ends there, no TAP; the ceiling of everything with a stream
@@ -22,7 +25,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lab.sh"
 rounds=${ROUNDS:-5}
 each=${SECONDS_EACH:-2}
 streams=(1 8)
-all_rows=(go-pair stock-1500 stock-65520 ours-1500 ours-65520 slirp4netns pasta pasta-splice relay)
+all_rows=(go-pair go-pair-65520 stock-1500 stock-65520 ours-1500 ours-65520 kernel-1500 kernel-65520 slirp4netns pasta pasta-splice relay)
 # The world is a namespace too: pasta tells an outside address from the loopback, and takes the loopback past its TAP.
 WORLD=192.0.2.1
 WORLD_GATEWAY=192.0.2.2
@@ -73,16 +76,19 @@ main() {
 }
 
 # Every row leaves behind: `holder`, whose namespace has the servers; `host`, the world's loopback as seen from there; `at`,
-# where the world finds what is published; `ends`, what to end afterwards.
+# where the world finds what is published; `ends`, what to end afterwards. `outside` leads to the world's clients if they are
+# in another namespace.
 measure() {
     local n
-    ends=() at=127.0.0.1 host=$HOST holder=$lab_holder
+    outside=() ends=() at=127.0.0.1 host=$HOST holder=$lab_holder
     # Not the ones of the row before: its connections linger there.
     published=$(lab_port) web=$(lab_port)
     case $row in
         go-pair) tunnel gvproxy 1500 --frame-loop single ;;
+        go-pair-*) tunnel gvproxy "${row##*-}" --frame-loop single ;;
         stock-*) tunnel gvproxy "${row#*-}" ;;
         ours-*) tunnel nitrotap "${row#*-}" ;;
+        kernel-*) kernel "${row#*-}" ;;
         slirp4netns) slirp ;;
         pasta) at=$WORLD pasta_start ;;
         pasta-splice) pasta_start ;;
@@ -91,7 +97,7 @@ measure() {
     for n in "${streams[@]}"; do
         # Past the TAP there is a way in only.
         [[ $row == pasta-splice ]] || note "out $n" gigabits inside iperf3 --client "$host" --port "$tcp" --parallel "$n" --time "$each" --json
-        note "in $n" gigabits iperf3 --client "$at" --port "$published" --parallel "$n" --time "$each" --json
+        note "in $n" gigabits "${outside[@]}" iperf3 --client "$at" --port "$published" --parallel "$n" --time "$each" --json
     done
     note "req/s 64" requests
     for n in "${ends[@]}"; do
@@ -127,6 +133,29 @@ namespace() {
         sleep 0.01
     done
     ends=("$holder" "${ends[@]}")
+}
+
+# Both ends are namespaces, and the world's programs are in the far one.
+kernel() {
+    local mtu=$1 far pipe=$scratch/pipe.sock
+    rm -f "$pipe"
+    namespace
+    far=$holder
+    outside=(nsenter --target "$far" --user --net --mount --preserve-credentials --)
+    pipe_end "$mtu" --listen
+    lab_serve "$tcp" iperf3 --server --port "$tcp"
+    ends=("$lab_server" "${ends[@]}")
+    namespace
+    pipe_end "$mtu" --connect
+    serve
+    host=$GATEWAY at=$ENCLAVE published=7000 web=8080
+}
+
+pipe_end() {
+    local mtu=$1 how=$2 log=$scratch/pipe$2.log
+    enter "$nitrotap" bench-agent pipe "$how" "unix://$pipe" --tap tap0 --mtu "$mtu" >"$log" 2>&1 &
+    ends=("$!" "${ends[@]}")
+    until_there "the end of the stream" grep ready "$log"
 }
 
 slirp() {
@@ -224,7 +253,7 @@ gigabits() {
 }
 
 requests() {
-    wrk --threads 2 --connections 64 --duration "${each}s" --latency "http://$at:$web/" >"$scratch/wrk.log" ||
+    "${outside[@]}" wrk --threads 2 --connections 64 --duration "${each}s" --latency "http://$at:$web/" >"$scratch/wrk.log" ||
         lab_fail "wrk failed: $(cat "$scratch/wrk.log")"
     awk '/Requests\/sec/ { print $2 }' "$scratch/wrk.log"
 }

@@ -46,6 +46,10 @@ fn roles(row: &Value) -> Vec<&str> {
     processors.iter().map(|time| time["role"].as_str().expect("a name")).collect()
 }
 
+fn notes(report: &Value) -> impl Iterator<Item = &str> {
+    report["notes"].as_array().expect("a list").iter().map(|note| note.as_str().expect("words"))
+}
+
 fn subjects(report: &Value) -> Vec<&str> {
     let mut subjects: Vec<&str> = rows(report).iter().map(|row| row["subject"].as_str().expect("a name")).collect();
     subjects.dedup();
@@ -113,7 +117,7 @@ fn the_worse_offender_is_named_for_stock_and_for_ours() {
     let gvproxy = gvproxy.to_str().expect("plain");
     let report = report(&["e2e", "--gvproxy", gvproxy, "--mtu", "1500", "--streams", "1", "--connections", "8"]);
     let pairs = ["nitrotap + gvproxy", "nitrotap + nitrotap host", "single-frame loop + gvproxy"];
-    assert_eq!(subjects(&report), [&pairs[..], &["the stream alone"]].concat());
+    assert_eq!(subjects(&report), [&[KERNEL], &pairs[..], &["the stream alone"]].concat());
     let verdicts = report["verdicts"].as_array().expect("a list");
     // For bulk, and for requests.
     assert_eq!(verdicts.len(), 2 * pairs.len());
@@ -122,6 +126,28 @@ fn the_worse_offender_is_named_for_stock_and_for_ours() {
         assert!(text.contains("worse offender: "), "{text}");
         assert!(["tap handler", "gateway"].contains(&verdict["worse_offender"].as_str().expect("a role")));
         assert!(verdict["times_the_next"].as_f64() > Some(0.0), "{verdict:#}");
+    }
+}
+
+/// Needs nothing installed and has no verdict: nobody ships it.
+const KERNEL: &str = "kernel TCP at both ends";
+
+#[test]
+fn two_kernels_with_a_stream_between_are_measured_beside_ours() {
+    drop(require!(Namespace::new()));
+    let report = report(&["e2e", "--no-peers", "--mtu", "1500,65520", "--streams", "1", "--connections", "8"]);
+    let kernels: Vec<_> = rows(&report).iter().filter(|row| row["subject"] == KERNEL).collect();
+    // Two directions and requests, at each MTU.
+    assert_eq!(kernels.len(), 2 * 3, "{:#}", report["notes"]);
+    for row in kernels {
+        assert_eq!(roles(row), ["client", "tap handler", "far end", "app"]);
+        assert!(row["frames_per_second"]["median"].as_f64() > Some(0.0), "{row:#}");
+    }
+    let verdicts = report["verdicts"].as_array().expect("a list");
+    assert!(verdicts.iter().all(|verdict| verdict["subject"] == "nitrotap + nitrotap host"), "{verdicts:#?}");
+    for mtu in [1500, 65520] {
+        let share = format!("nitrotap + nitrotap host at MTU {mtu}, of what {KERNEL} does: enclave to host ");
+        assert!(notes(&report).any(|note| note.starts_with(&share)), "{:#}", report["notes"]);
     }
 }
 

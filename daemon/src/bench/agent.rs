@@ -12,6 +12,7 @@ mod generate;
 mod null_host;
 pub(super) mod outcome;
 mod ping;
+mod pipe;
 mod requests;
 mod serve;
 mod window;
@@ -50,6 +51,8 @@ enum Role {
     NullHost(null_host::Args),
     /// A guest made of frames, without a TAP
     Generate(generate::Args),
+    /// One end of a stream between two TAPs
+    Pipe(pipe::Args),
 }
 
 /// The first byte of a connection to [`serve`] says what it wants; `G` of GET is a web server's.
@@ -81,5 +84,6 @@ pub(crate) fn run(args: AgentArgs) -> Result<ExitCode, Error> {
         Role::Requests(args) => requests::run(&args),
         Role::NullHost(args) => null_host::run(&args),
         Role::Generate(args) => generate::run(&args),
+        Role::Pipe(args) => pipe::run(&args),
     }
 }

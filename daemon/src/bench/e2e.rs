@@ -2,6 +2,7 @@
 
 use super::{
     cases::{Case, Load, measure, report},
+    ceiling::{self, Kernels},
     lab::{APP_PORT, Enclave, Gateway, GatewayKind, HOST_ALIAS, Handler, Lab, gvforwarder, gvproxy, version},
     report::{Report, Row, Unit},
     usage::Machine,
@@ -20,6 +21,9 @@ pub(crate) struct Pair {
     pub(crate) gateway: GatewayKind,
 }
 
+/// The pair that is ours alone.
+pub(super) const OURS: &str = "nitrotap + nitrotap host";
+
 /// The pairs that can be made here, and the versions of what is not ours.
 pub(crate) fn pairs(peers: &Peers, proxy: bool) -> Result<(Vec<Pair>, Vec<String>), Error> {
     let pair = |name: &str, frame_loop, gateway: &GatewayKind| Pair {
@@ -27,7 +31,7 @@ pub(crate) fn pairs(peers: &Peers, proxy: bool) -> Result<(Vec<Pair>, Vec<String
         handler: Handler::Ours { frame_loop, proxy },
         gateway: gateway.clone(),
     };
-    let mut pairs = vec![pair("nitrotap + nitrotap host", "batched", &GatewayKind::Ours)];
+    let mut pairs = vec![pair(OURS, "batched", &GatewayKind::Ours)];
     let mut versions = Vec::new();
     let (stock, forwarder) = (gvproxy(peers)?, gvforwarder(peers)?);
     if let Some(program) = stock {
@@ -63,9 +67,45 @@ impl Rig {
         started().map_err(|e| Error::runtime(format!("cannot start {} at MTU {mtu}: {e}", pair.name)))
     }
 
+    /// The components and the app.
     pub(crate) fn watch(&self) -> Vec<(&'static str, u32)> {
-        vec![(TAP, self.enclave.handler.pid()), (GATEWAY, self.gateway.child.pid()), ("app", self.enclave.app_pid)]
+        self.components().into_iter().chain([("app", self.enclave.app_pid)]).collect()
     }
+
+    fn components(&self) -> [(&'static str, u32); 2] {
+        [(TAP, self.enclave.handler.pid()), (GATEWAY, self.gateway.child.pid())]
+    }
+
+    /// With the app published, and a server of the host at `target`.
+    fn ends(&self, server: u32, target: &str) -> Result<Ends, Error> {
+        Ok(Ends {
+            name: self.name.clone(),
+            mtu: self.mtu,
+            watch: self.components().to_vec(),
+            enclave: self.enclave.namespace.pid(),
+            tap: self.enclave.tap(),
+            server: (server, target.to_owned()),
+            app: (self.enclave.app_pid, self.gateway.expose(APP_PORT)?),
+            outside: None,
+        })
+    }
+}
+
+/// Who is measured, as loads see it.
+pub(super) struct Ends {
+    pub(super) name: String,
+    pub(super) mtu: u16,
+    /// The components: role and process.
+    pub(super) watch: Vec<(&'static str, u32)>,
+    /// A process in the enclave's namespace, and the TAP there.
+    pub(super) enclave: u32,
+    pub(super) tap: &'static str,
+    /// On the host, for bulk transfers: its process, and its address as the enclave dials it.
+    pub(super) server: (u32, String),
+    /// In the enclave, for requests: its process, and its address as clients dial it.
+    pub(super) app: (u32, String),
+    /// Where the clients of requests are, if not with us.
+    pub(super) outside: Option<u32>,
 }
 
 pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
@@ -84,7 +124,7 @@ pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
     if pairs.len() == 1 {
         notes.push("gvproxy was not measured: none was found on PATH, or --no-peers was given".to_owned());
     }
-    let mut rigs = Vec::new();
+    let (mut rigs, mut kernels) = (Vec::new(), Vec::new());
     for mtu in &args.mtu {
         for pair in &pairs {
             match Rig::start(&lab, pair, *mtu) {
@@ -94,8 +134,16 @@ pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
                 Err(error) => return Err(error),
             }
         }
+        match Kernels::start(&lab, *mtu) {
+            Ok(pair) => kernels.push(pair),
+            // Old kernels lack what it needs.
+            Err(error) => notes.push(error.to_string()),
+        }
     }
-    // The ceiling: what the stream between the two moves without frames.
+    if !kernels.is_empty() {
+        notes.push(ceiling::note());
+    }
+    // What the stream between the two moves without frames.
     let unix = format!("unix://{}", lab.path("sink").display());
     let stream = lab.server(&[&unix])?;
     let mut cases = vec![Case {
@@ -109,10 +157,13 @@ pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
         frames: None,
     }];
     for rig in &rigs {
-        let published = rig.gateway.expose(APP_PORT)?;
-        cases.extend(self::cases(rig, args, &target, server.child.pid(), &published));
+        cases.extend(self::cases(&rig.ends(server.child.pid(), &target)?, args));
+    }
+    for pair in &kernels {
+        cases.extend(self::cases(&pair.ends(), args));
     }
     let rows = measure(&lab, &cases, settings)?;
+    notes.extend(ceiling::shares(&rows, OURS));
     notes.extend(shares(&rows));
     Ok(report("e2e", settings, rows, since, versions, notes))
 }
@@ -138,33 +189,32 @@ fn shares(rows: &[Row]) -> Vec<String> {
     shares.iter().map(text).collect()
 }
 
-fn cases(rig: &Rig, args: &E2eArgs, target: &str, server: u32, published: &str) -> Vec<Case> {
-    let case = |work: &str, connections: u32, unit: Unit, load: Load, watch: Vec<(&'static str, u32)>| Case {
-        subject: rig.name.clone(),
+fn cases(ends: &Ends, args: &E2eArgs) -> Vec<Case> {
+    let case = |work: &str, connections: u32, unit: Unit, load: Load, app: u32| Case {
+        subject: ends.name.clone(),
         work: work.to_owned(),
-        mtu: Some(rig.mtu),
+        mtu: Some(ends.mtu),
         connections,
         unit,
         load,
-        watch,
-        frames: Some((rig.enclave.namespace.pid(), rig.enclave.tap())),
+        watch: ends.watch.iter().copied().chain([("app", app)]).collect(),
+        frames: Some((ends.enclave, ends.tap)),
     };
-    let mut bulk_watch = rig.watch();
-    // The app of a bulk transfer is outside.
-    bulk_watch.retain(|(role, _)| *role != "app");
-    bulk_watch.push(("app", server));
     let mut cases = Vec::new();
+    let (server, target) = &ends.server;
     for n in &args.streams {
         let count = n.to_string();
         for (work, pull) in [("enclave to host", false), ("host to enclave", true)] {
             let args = ["bulk", "--streams", &count, "--to", target];
-            let load = Load::new(args.into_iter().chain(pull.then_some("--pull"))).inside(rig.enclave.namespace.pid());
-            cases.push(case(work, *n, Unit::Gigabits, load, bulk_watch.clone()));
+            let load = Load::new(args.into_iter().chain(pull.then_some("--pull"))).inside(ends.enclave);
+            cases.push(case(work, *n, Unit::Gigabits, load, *server));
         }
     }
+    let (app, published) = &ends.app;
     for n in &args.connections {
         let load = Load::new(["requests", "--connections", &n.to_string(), "--to", published]);
-        cases.push(case("hello-world requests", *n, Unit::Requests, load, rig.watch()));
+        let load = Load { inside: ends.outside, ..load };
+        cases.push(case("hello-world requests", *n, Unit::Requests, load, *app));
     }
     cases
 }

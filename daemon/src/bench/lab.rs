@@ -15,11 +15,11 @@ use std::{
 
 /// The address of this machine's loopback, as guests see it.
 pub(crate) const HOST_ALIAS: &str = "192.168.127.254";
-const GUEST: &str = "192.168.127.2";
+pub(crate) const GUEST: &str = "192.168.127.2";
 /// In the namespace of an enclave: the app, and the reverse proxy in front of it.
 pub(crate) const APP_PORT: u16 = 8080;
 pub(crate) const PROXY_PORT: u16 = 8081;
-const TAP: &str = "tap0";
+pub(crate) const TAP: &str = "tap0";
 /// What a stock gvproxy expects of its device.
 const MAC: &str = "5a:94:ef:e4:0c:ee";
 
@@ -119,10 +119,23 @@ impl Lab {
 
     /// A server outside.
     pub(crate) fn server(&self, listen: &[&str]) -> Result<Server, Error> {
+        self.serve(self.serving(listen))
+    }
+
+    /// A server in the namespaces of `pid`.
+    pub(crate) fn server_inside(&self, pid: u32, listen: &[&str]) -> Result<Server, Error> {
+        self.serve(self.inside(pid, &self.serving(listen)))
+    }
+
+    fn serving(&self, listen: &[&str]) -> Command {
         let mut command = self.agent(["serve"]);
         for url in listen {
             command.args(["--listen", url]);
         }
+        command
+    }
+
+    fn serve(&self, command: Command) -> Result<Server, Error> {
         let mut child = self.start("server", command)?;
         let ready = child.expect("ready", PATIENCE)?;
         let addresses = ready.split(' ').skip(1).map(str::to_owned).collect();

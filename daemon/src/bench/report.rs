@@ -91,7 +91,7 @@ pub(crate) struct Percentiles {
 /// Processor time of one role.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct RoleTime {
-    /// `client`, `tap handler`, `gateway`, `null host`, `proxy` or `app`.
+    /// `client`, `tap handler`, `gateway`, `far end`, `null host`, `proxy` or `app`.
     pub(crate) role: String,
     /// Seconds per gigabyte, or microseconds per request or connection.
     pub(crate) cost: Spread,

@@ -44,6 +44,8 @@ impl Verdict {
 pub(crate) const TAP: &str = "tap handler";
 pub(crate) const GATEWAY: &str = "gateway";
 pub(crate) const PROXY: &str = "proxy";
+/// Of two kernels with a stream between, the one outside.
+pub(crate) const FAR_END: &str = "far end";
 const COMPONENTS: [&str; 3] = [TAP, GATEWAY, PROXY];
 
 /// From here on a process counts as one that keeps a core busy, in cores: ticks and the window's ends cost the rest.
@@ -68,6 +70,10 @@ pub(crate) fn verdicts(rows: &[Row]) -> Vec<Verdict> {
 }
 
 fn of_subject(subject: &str, mtu_bytes: Option<u16>, unit: Unit, rows: &[&Row]) -> Option<Verdict> {
+    // Both ends are the same, and nobody ships them: there is no offender.
+    if rows.iter().any(|row| row.role(FAR_END).is_some()) {
+        return None;
+    }
     let cost = |row: &Row, role: &str| row.role(role).map(|time| time.cost.median).filter(|cost| *cost > 0.0);
     let mut present: Vec<&str> =
         COMPONENTS.into_iter().filter(|role| rows.iter().any(|row| cost(row, role).is_some())).collect();
@@ -170,5 +176,6 @@ pub(crate) mod tests {
         let alone = [row("ours", "ask", Unit::Requests, 1.0, &[(PROXY, 20.0, 0.4), ("app", 90.0, 0.4)])];
         insta::assert_snapshot!("a_component_alone_in_words", verdicts(&alone)[0].text);
         assert_eq!(verdicts(&[row("x", "ask", Unit::Requests, 1.0, &[("app", 1.0, 1.0)])]), []);
+        assert_eq!(verdicts(&[row("x", "send", Unit::Gigabits, 1.0, &[(TAP, 2.0, 1.0), (FAR_END, 1.0, 1.0)])]), []);
     }
 }

@@ -250,7 +250,8 @@ pub(crate) struct ProxyArgs {
 ///
 /// Bulk TCP both ways and hello-world requests through TAP handler and gateway: ours with ours, ours with stock gvproxy,
 /// the one-frame-per-call loop with stock gvproxy (the stand-in for the Go pair), and the Go pair itself where gvforwarder
-/// is found. The answer comes from the processor time that each spends per unit of work.
+/// is found. Beside them the ceilings: two kernels' TCP with a stream between their TAPs and no gateway, and the stream
+/// alone. The answer comes from the processor time that each spends per unit of work.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
     nitrotap bench e2e\n  \
