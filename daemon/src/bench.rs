@@ -23,6 +23,7 @@ mod picture;
 mod progress;
 mod proxy;
 mod report;
+pub(crate) mod sides;
 mod stats;
 mod table;
 mod tap;

@@ -118,6 +118,10 @@ fn the_worse_offender_is_named_for_stock_and_for_ours() {
     let report = report(&["e2e", "--gvproxy", gvproxy, "--mtu", "1500", "--streams", "1", "--connections", "8"]);
     let pairs = ["nitrotap + gvproxy", "nitrotap + nitrotap host", "single-frame loop + gvproxy"];
     assert_eq!(subjects(&report), [&[KERNEL], &pairs[..], &["the stream alone"]].concat());
+    // At each number of connections, beside its bytes.
+    let raw = rows(&report).iter().filter(|row| row["subject"] == "the stream alone");
+    let raw: Vec<_> = raw.map(|row| (row["unit"].as_str().expect("a name"), row["connections"].as_u64())).collect();
+    assert_eq!(raw, [("gigabits", Some(1)), ("requests", Some(8))]);
     let verdicts = report["verdicts"].as_array().expect("a list");
     // For bulk, and for requests.
     assert_eq!(verdicts.len(), 2 * pairs.len());
@@ -135,7 +139,7 @@ const KERNEL: &str = "kernel TCP at both ends";
 #[test]
 fn two_kernels_with_a_stream_between_are_measured_beside_ours() {
     drop(require!(Namespace::new()));
-    let report = report(&["e2e", "--no-peers", "--mtu", "1500,65520", "--streams", "1", "--connections", "8"]);
+    let report = report(&["e2e", "--no-peers", "--mtu", "1500,65520", "--streams", "1", "--connections", "1"]);
     let kernels: Vec<_> = rows(&report).iter().filter(|row| row["subject"] == KERNEL).collect();
     // Two directions and requests, at each MTU.
     assert_eq!(kernels.len(), 2 * 3, "{:#}", report["notes"]);
@@ -148,7 +152,34 @@ fn two_kernels_with_a_stream_between_are_measured_beside_ours() {
     for mtu in [1500, 65520] {
         let share = format!("nitrotap + nitrotap host at MTU {mtu}, of what {KERNEL} does: enclave to host ");
         assert!(notes(&report).any(|note| note.starts_with(&share)), "{:#}", report["notes"]);
+        let p50 = format!("p50 of nitrotap + nitrotap host at 1 connection and MTU {mtu} is ");
+        assert!(notes(&report).any(|note| note.starts_with(&p50)), "{:#}", report["notes"]);
     }
+}
+
+#[test]
+fn enclave_and_host_have_processors_of_their_own_if_asked() {
+    drop(require!(Namespace::new()));
+    for bench in ["e2e", "figure"] {
+        let mut args = vec![bench, "--split-cores", "--no-peers", "--mtu", "1500", "--connections", "1"];
+        if bench == "e2e" {
+            args.extend(["--streams", "1"]);
+        }
+        if std::thread::available_parallelism().expect("the kernel tells").get() < 2 {
+            let finished = self::bench(&args);
+            assert_eq!(finished.code(), Some(2), "{}", finished.stderr);
+            assert!(finished.stderr.contains("--split-cores needs at least 2 processors"), "{}", finished.stderr);
+            continue;
+        }
+        let report = report(&args);
+        let side = |name: &str| report["split_cores"][name].as_array().expect("a list").clone();
+        let (host, enclave) = (side("host_side"), side("enclave_side"));
+        assert!(!host.is_empty() && !enclave.is_empty(), "{host:?} {enclave:?}");
+        assert!(host.iter().all(|processor| !enclave.contains(processor)), "{host:?} {enclave:?}");
+        assert!(notes(&report).any(|note| note.ends_with(", as two machines")), "{:#}", report["notes"]);
+    }
+    let whole = report(&["link"]);
+    assert!(whole.get("split_cores").is_none());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::{
     lab::{APP_PORT, Lab, PROXY_PORT},
     machine::Facts,
     report::{Row, Unit},
+    sides::Side,
     usage::Machine,
     verdict::{GATEWAY, TAP},
 };
@@ -33,7 +34,7 @@ const OURS: &str = "nitrotap-nrp through nitrotap host";
 pub(crate) fn run(args: &CalibrateArgs) -> Result<ExitCode, Error> {
     let (settings, since) = (args.timing.settings(), Machine::now());
     let lab = Lab::new()?;
-    let server = lab.server(&["tcp://127.0.0.1:0"])?;
+    let server = lab.server(Side::Enclave, &["tcp://127.0.0.1:0"])?;
     let (pairs, versions) = pairs(&args.peers, true)?;
     // The shipped runs went through a stock gateway.
     let stock = pairs.iter().find(|pair| pair.name == "nitrotap + gvproxy");

@@ -10,6 +10,7 @@ use super::{
     options::Settings,
     progress::Progress,
     report::{Percentiles, Report, RoleTime, Row, SCHEMA, Unit},
+    sides::Side,
     stats::{Spread, median, plan},
     usage::{self, Machine},
     verdict::verdicts,
@@ -40,15 +41,18 @@ pub(crate) struct Load {
     pub(crate) args: Vec<String>,
     /// In whose namespaces, if not ours.
     pub(crate) inside: Option<u32>,
+    pub(crate) side: Side,
 }
 
 impl Load {
+    /// Of the host, in our namespaces.
     pub(crate) fn new<A: Into<String>>(args: impl IntoIterator<Item = A>) -> Self {
-        Self { args: args.into_iter().map(Into::into).collect(), inside: None }
+        Self { args: args.into_iter().map(Into::into).collect(), inside: None, side: Side::Host }
     }
 
+    /// In the enclave whose namespaces those of `pid` are.
     pub(crate) fn inside(self, pid: u32) -> Self {
-        Self { inside: Some(pid), ..self }
+        Self { inside: Some(pid), side: Side::Enclave, ..self }
     }
 }
 
@@ -120,6 +124,7 @@ pub(crate) fn report(
         verdicts: verdicts(&rows),
         rows,
         notes,
+        split_cores: None,
     }
 }
 
@@ -130,7 +135,7 @@ fn once(lab: &Lab, case: &Case, settings: Settings) -> Result<Sample, Error> {
     if let Some(pid) = case.load.inside {
         command = lab.inside(pid, &command);
     }
-    let mut load = lab.start("load generator", command)?;
+    let mut load = lab.start(case.load.side, "load generator", command)?;
     let mut watch = vec![("client", load.pid())];
     watch.extend(&case.watch);
     let look = || -> Result<Vec<f64>, Error> {

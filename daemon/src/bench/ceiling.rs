@@ -9,6 +9,7 @@ use super::{
     e2e::Ends,
     lab::{APP_PORT, GUEST, Lab, Server, TAP},
     report::{Row, Unit},
+    sides::Side,
     verdict,
 };
 use crate::errors::Error;
@@ -37,17 +38,17 @@ impl Kernels {
         let started = || -> Result<Self, Error> {
             let (outside, enclave) = (lab.namespace()?, lab.namespace()?);
             let url = format!("unix://{}", lab.path("pipe").display());
-            let pipe = |name: &str, namespace: &Child, how: &str| -> Result<Child, Error> {
+            let pipe = |side: Side, name: &str, namespace: &Child, how: &str| -> Result<Child, Error> {
                 let role = lab.agent(["pipe", how, &url, "--tap", TAP, "--mtu", &mtu.to_string()]);
-                let mut child = lab.start(name, lab.inside(namespace.pid(), &role))?;
+                let mut child = lab.start(side, name, lab.inside(namespace.pid(), &role))?;
                 child.expect("ready", PATIENCE)?;
                 Ok(child)
             };
-            let far = pipe(verdict::FAR_END, &outside, "--listen")?;
-            let near = pipe(verdict::TAP, &enclave, "--connect")?;
+            let far = pipe(Side::Host, verdict::FAR_END, &outside, "--listen")?;
+            let near = pipe(Side::Enclave, verdict::TAP, &enclave, "--connect")?;
             let any = format!("tcp://0.0.0.0:{APP_PORT}");
-            let server = lab.server_inside(outside.pid(), &[&any])?;
-            let app = lab.server_inside(enclave.pid(), &[&any])?;
+            let server = lab.server_inside(Side::Host, outside.pid(), &[&any])?;
+            let app = lab.server_inside(Side::Enclave, enclave.pid(), &[&any])?;
             Ok(Self { mtu, app, server, near, far, enclave, outside })
         };
         started().map_err(|e| Error::runtime(format!("{KERNEL} at MTU {mtu} was not measured: {e}")))

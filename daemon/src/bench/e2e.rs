@@ -5,6 +5,7 @@ use super::{
     ceiling::{self, Kernels},
     lab::{APP_PORT, Enclave, Gateway, GatewayKind, HOST_ALIAS, Handler, Lab, gvforwarder, gvproxy, version},
     report::{Report, Row, Unit},
+    sides::{Side, Split},
     usage::Machine,
     verdict::{GATEWAY, TAP},
 };
@@ -110,8 +111,9 @@ pub(super) struct Ends {
 
 pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
     let (settings, since) = (args.common.settings(), Machine::now());
-    let lab = Lab::new()?;
-    let server = lab.server(&["tcp://127.0.0.1:0"])?;
+    let split = args.cores.split()?;
+    let lab = Lab::split(split.clone())?;
+    let server = lab.server(Side::Host, &["tcp://127.0.0.1:0"])?;
     let port = server.addresses.first().and_then(|address| address.rsplit(':').next());
     let port = port.ok_or_else(|| server.child.failed("tells no address"))?;
     let target = format!("tcp://{HOST_ALIAS}:{port}");
@@ -143,19 +145,9 @@ pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
     if !kernels.is_empty() {
         notes.push(ceiling::note());
     }
-    // What the stream between the two moves without frames.
-    let unix = format!("unix://{}", lab.path("sink").display());
-    let stream = lab.server(&[&unix])?;
-    let mut cases = vec![Case {
-        subject: RAW.to_owned(),
-        work: "bytes in writes of 64 KiB".to_owned(),
-        mtu: None,
-        connections: 1,
-        unit: Unit::Gigabits,
-        load: Load::new(["bulk", "--size", "65536", "--to", &unix]),
-        watch: vec![("app", stream.child.pid())],
-        frames: None,
-    }];
+    let (sink, app) = (unix(&lab, "sink"), unix(&lab, "app"));
+    let stream = (lab.server(Side::Host, &[&sink])?, lab.server(Side::Enclave, &[&app])?);
+    let mut cases = raw(args, (stream.0.child.pid(), &sink), (stream.1.child.pid(), &app));
     for rig in &rigs {
         cases.extend(self::cases(&rig.ends(server.child.pid(), &target)?, args));
     }
@@ -165,15 +157,44 @@ pub(crate) fn run(args: &E2eArgs) -> Result<Report, Error> {
     let rows = measure(&lab, &cases, settings)?;
     notes.extend(ceiling::shares(&rows, OURS));
     notes.extend(shares(&rows));
-    Ok(report("e2e", settings, rows, since, versions, notes))
+    notes.extend(waits(&rows));
+    notes.extend(split.as_ref().map(Split::note));
+    Ok(Report { split_cores: split, ..report("e2e", settings, rows, since, versions, notes) })
+}
+
+fn unix(lab: &Lab, what: &str) -> String {
+    format!("unix://{}", lab.path(what).display())
+}
+
+/// What the stream between the two moves without frames, given a server of the host's side and one of the enclave's.
+fn raw(args: &E2eArgs, sink: (u32, &str), app: (u32, &str)) -> Vec<Case> {
+    let case = |work: &str, connections, unit, load, app| Case {
+        subject: RAW.to_owned(),
+        work: work.to_owned(),
+        mtu: None,
+        connections,
+        unit,
+        load,
+        watch: vec![("app", app)],
+        frames: None,
+    };
+    let load = Load { side: Side::Enclave, ..Load::new(["bulk", "--size", "65536", "--to", sink.1]) };
+    let mut cases = vec![case("bytes in writes of 64 KiB", 1, Unit::Gigabits, load, sink.0)];
+    for n in &args.connections {
+        let load = Load::new(["requests", "--connections", &n.to_string(), "--to", app.1]);
+        cases.push(case(REQUESTS, *n, Unit::Requests, load, app.0));
+    }
+    cases
 }
 
 /// The subject that is no pair.
 pub(super) const RAW: &str = "the stream alone";
+const REQUESTS: &str = "hello-world requests";
 
 /// How much of the raw stream each pair uses at most.
 fn shares(rows: &[Row]) -> Vec<String> {
-    let Some(raw) = rows.iter().find(|row| row.subject == RAW).map(|row| row.rate.median) else { return Vec::new() };
+    let raw = rows.iter().find(|row| row.subject == RAW && row.unit == Unit::Gigabits);
+    let Some(raw) = raw.map(|row| row.rate.median) else { return Vec::new() };
     let mut shares: Vec<(&str, Option<u16>, f64)> = Vec::new();
     for row in rows.iter().filter(|row| row.unit == Unit::Gigabits && row.subject != RAW && raw > 0.0) {
         let share = row.rate.median / raw;
@@ -187,6 +208,21 @@ fn shares(rows: &[Row]) -> Vec<String> {
         format!("{subject}{mtu} moves at most {:.0} % of what the stream alone does", share * 100.0)
     };
     shares.iter().map(text).collect()
+}
+
+/// How much longer a request takes than on the raw stream where nobody waits for others, by MTU.
+fn waits(rows: &[Row]) -> Vec<String> {
+    let alone = |subject: &'static str| {
+        rows.iter().filter(move |row| row.subject == subject && row.unit == Unit::Requests && row.connections == 1)
+    };
+    let p50 = |row: &Row| row.latency_us.map(|latency| latency.p50).filter(|p50| *p50 > 0.0);
+    let Some(raw) = alone(RAW).find_map(p50) else { return Vec::new() };
+    let text = |row: &Row| {
+        let mtu = row.mtu_bytes.map_or(String::new(), |mtu| format!(" and MTU {mtu}"));
+        let times = p50(row)? / raw;
+        Some(format!("p50 of {OURS} at 1 connection{mtu} is {times:.1} times that of the stream alone"))
+    };
+    alone(OURS).filter_map(text).collect()
 }
 
 fn cases(ends: &Ends, args: &E2eArgs) -> Vec<Case> {
@@ -214,7 +250,7 @@ fn cases(ends: &Ends, args: &E2eArgs) -> Vec<Case> {
     for n in &args.connections {
         let load = Load::new(["requests", "--connections", &n.to_string(), "--to", published]);
         let load = Load { inside: ends.outside, ..load };
-        cases.push(case("hello-world requests", *n, Unit::Requests, load, *app));
+        cases.push(case(REQUESTS, *n, Unit::Requests, load, *app));
     }
     cases
 }
@@ -222,7 +258,7 @@ fn cases(ends: &Ends, args: &E2eArgs) -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::verdict::tests::row;
+    use crate::bench::{report::Percentiles, verdict::tests::row};
 
     #[test]
     fn the_share_of_the_stream_is_that_of_the_best_row() {
@@ -234,5 +270,28 @@ mod tests {
         ];
         assert_eq!(shares(&rows), ["ours at MTU 1500 moves at most 40 % of what the stream alone does"]);
         assert!(shares(&rows[1..]).is_empty());
+    }
+
+    #[test]
+    fn the_wait_is_told_beside_that_of_the_stream_at_one_connection() {
+        let row = |subject, connections, p50: f64| Row {
+            connections,
+            latency_us: Some(Percentiles { p50, p90: p50, p99: p50, p999: p50, max: p50 }),
+            ..row(subject, REQUESTS, Unit::Requests, 1.0, &[])
+        };
+        let rows = [
+            row(RAW, 1, 10.0),
+            row(RAW, 64, 500.0),
+            Row { mtu_bytes: Some(65520), ..row(OURS, 1, 42.0) },
+            row(OURS, 1, 35.0),
+            row(OURS, 64, 900.0),
+            row("stock", 1, 99.0),
+        ];
+        let said = [
+            "p50 of nitrotap + nitrotap host at 1 connection and MTU 65520 is 4.2 times that of the stream alone",
+            "p50 of nitrotap + nitrotap host at 1 connection and MTU 1500 is 3.5 times that of the stream alone",
+        ];
+        assert_eq!(waits(&rows), said);
+        assert!(waits(&rows[1..]).is_empty());
     }
 }

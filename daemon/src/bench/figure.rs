@@ -5,6 +5,7 @@ use super::{
     e2e::{Rig, pairs},
     lab::{APP_PORT, Handler, Lab, PROXY_PORT},
     report::{Report, Row, Unit},
+    sides::{Side, Split},
     usage::Machine,
     verdict::{GATEWAY, TAP},
 };
@@ -25,9 +26,10 @@ const BUSY: u32 = 64;
 
 pub(crate) fn run(args: &FigureArgs) -> Result<Report, Error> {
     let (settings, since) = (args.common.settings(), Machine::now());
-    let lab = Lab::new()?;
+    let split = args.cores.split()?;
+    let lab = Lab::split(split.clone())?;
     let unix = format!("unix://{}", lab.path("app").display());
-    let server = lab.server(&["tcp://127.0.0.1:0", &unix])?;
+    let server = lab.server(Side::Enclave, &["tcp://127.0.0.1:0", &unix])?;
     let mut ways = Vec::new();
     for (name, to) in ["direct (loopback)", "direct on the stream (unix)"].into_iter().zip(&server.addresses) {
         ways.push(Way { name: name.to_owned(), to: to.clone(), watch: vec![("app", server.child.pid())] });
@@ -75,7 +77,8 @@ pub(crate) fn run(args: &FigureArgs) -> Result<Report, Error> {
     }
     let rows = measure(&lab, &cases, settings)?;
     notes.extend(rows.iter().filter_map(|row| proxy_share(row, &rows)));
-    Ok(report("figure", settings, rows, since, versions, notes))
+    notes.extend(split.as_ref().map(Split::note));
+    Ok(Report { split_cores: split, ..report("figure", settings, rows, since, versions, notes) })
 }
 
 /// What is left of the requests with the reverse proxy in the way: here, and if everyone had a core.

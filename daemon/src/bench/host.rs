@@ -4,6 +4,7 @@ use super::{
     cases::{Case, Load, measure, report},
     lab::{Gateway, GatewayKind, HOST_ALIAS, Lab, Server, gvproxy, version},
     report::{Report, Unit},
+    sides::Side,
     usage::Machine,
     verdict::GATEWAY,
 };
@@ -22,7 +23,7 @@ struct Rig {
 pub(crate) fn run(args: &HostArgs) -> Result<Report, Error> {
     let (settings, since) = (args.common.settings(), Machine::now());
     let lab = Lab::new()?;
-    let server = lab.server(&["tcp://127.0.0.1:0"])?;
+    let server = lab.server(Side::Host, &["tcp://127.0.0.1:0"])?;
     let mut peers = Vec::new();
     let mut rigs = Vec::new();
     for mtu in &args.mtu {

@@ -1,6 +1,9 @@
 //! What a bench is built from: namespaces, gateways, TAP handlers, servers; each a child process.
 
-use super::children::{Child, PATIENCE};
+use super::{
+    children::{Child, PATIENCE},
+    sides::{Side, Split},
+};
 use crate::{cli::bench::Peers, errors::Error, local::folder::Folder};
 use std::{
     cell::Cell,
@@ -23,12 +26,13 @@ pub(crate) const TAP: &str = "tap0";
 /// What a stock gvproxy expects of its device.
 const MAC: &str = "5a:94:ef:e4:0c:ee";
 
-/// The place for sockets and logs, and the program that everything is.
+/// The place for sockets and logs, the program that everything is, and the processors that it runs on.
 #[derive(Debug)]
 pub(crate) struct Lab {
     folder: Folder,
     exe: PathBuf,
     serial: Cell<u32>,
+    split: Option<Split>,
 }
 
 /// Which gateway.
@@ -74,10 +78,16 @@ pub(crate) enum Handler {
 }
 
 impl Lab {
+    /// Everything on all processors.
     pub(crate) fn new() -> Result<Self, Error> {
+        Self::split(None)
+    }
+
+    /// Each side on its own processors, if they are split.
+    pub(crate) fn split(split: Option<Split>) -> Result<Self, Error> {
         let exe = std::env::current_exe()
             .map_err(|e| Error::runtime(format!("cannot find the nitrotap binary: {e}; is /proc mounted?")))?;
-        Ok(Self { folder: Folder::create()?, exe, serial: Cell::new(0) })
+        Ok(Self { folder: Folder::create()?, exe, serial: Cell::new(0), split })
     }
 
     /// A new path in the folder.
@@ -86,7 +96,10 @@ impl Lab {
         self.folder.path().join(format!("{what}{}", self.serial.get()))
     }
 
-    pub(crate) fn start(&self, name: &str, command: Command) -> Result<Child, Error> {
+    pub(crate) fn start(&self, side: Side, name: &str, mut command: Command) -> Result<Child, Error> {
+        if let Some(split) = &self.split {
+            crate::sys::process::keep_on(&mut command, split.processors(side));
+        }
         Child::start(name, command, &self.path("log"))
     }
 
@@ -112,19 +125,19 @@ impl Lab {
     }
 
     pub(crate) fn namespace(&self) -> Result<Child, Error> {
-        let mut holder = self.start("namespace", self.agent(["hold"]))?;
+        let mut holder = self.start(Side::Enclave, "namespace", self.agent(["hold"]))?;
         holder.expect("ready", PATIENCE)?;
         Ok(holder)
     }
 
-    /// A server outside.
-    pub(crate) fn server(&self, listen: &[&str]) -> Result<Server, Error> {
-        self.serve(self.serving(listen))
+    /// A server in our namespaces.
+    pub(crate) fn server(&self, side: Side, listen: &[&str]) -> Result<Server, Error> {
+        self.serve(side, self.serving(listen))
     }
 
     /// A server in the namespaces of `pid`.
-    pub(crate) fn server_inside(&self, pid: u32, listen: &[&str]) -> Result<Server, Error> {
-        self.serve(self.inside(pid, &self.serving(listen)))
+    pub(crate) fn server_inside(&self, side: Side, pid: u32, listen: &[&str]) -> Result<Server, Error> {
+        self.serve(side, self.inside(pid, &self.serving(listen)))
     }
 
     fn serving(&self, listen: &[&str]) -> Command {
@@ -135,8 +148,8 @@ impl Lab {
         command
     }
 
-    fn serve(&self, command: Command) -> Result<Server, Error> {
-        let mut child = self.start("server", command)?;
+    fn serve(&self, side: Side, command: Command) -> Result<Server, Error> {
+        let mut child = self.start(side, "server", command)?;
         let ready = child.expect("ready", PATIENCE)?;
         let addresses = ready.split(' ').skip(1).map(str::to_owned).collect();
         Ok(Server { child, addresses })
@@ -163,7 +176,7 @@ impl Lab {
                 (command, link.clone())
             }
         };
-        let mut child = self.start("gateway", command)?;
+        let mut child = self.start(Side::Host, "gateway", command)?;
         for socket in [&link, &services] {
             until(&mut child, || UnixStream::connect(socket).is_ok())?;
         }
@@ -197,7 +210,7 @@ impl Lab {
                 }
                 let app = self.agent(app);
                 command.arg("--").arg(app.get_program()).args(app.get_args());
-                let mut handler = self.start("TAP handler", self.inside(namespace.pid(), &command))?;
+                let mut handler = self.start(Side::Enclave, "TAP handler", self.inside(namespace.pid(), &command))?;
                 let ready = handler.expect("ready", PATIENCE)?;
                 let app_pid = ready.split(' ').next().and_then(|pid| pid.parse().ok());
                 let app_pid = app_pid.ok_or_else(|| handler.failed("does not tell the app's process number"))?;
@@ -223,11 +236,11 @@ impl Lab {
                     .map_err(|e| Error::runtime(format!("cannot make {}: {e}", root.display())))?;
                 let mut inside = self.agent(["enter", "--target", &pid.to_string(), "--root"]);
                 inside.arg(&root).arg("--connect").arg(link).arg("--").arg(program).args(command.get_args());
-                let mut handler = self.start("gvforwarder", inside)?;
+                let mut handler = self.start(Side::Enclave, "gvforwarder", inside)?;
                 until(&mut handler, || super::usage::packets(pid, TAP).is_some())?;
                 let configure = self.agent(["configure", "--tap", TAP, "--mac", MAC, "--mtu", &mtu]);
-                self.start("configuration", self.inside(pid, &configure))?.expect("ready", PATIENCE)?;
-                let mut app = self.start("app", self.inside(namespace.pid(), &self.agent(app)))?;
+                self.start(Side::Enclave, "configuration", self.inside(pid, &configure))?.expect("ready", PATIENCE)?;
+                let mut app = self.start(Side::Enclave, "app", self.inside(namespace.pid(), &self.agent(app)))?;
                 app.expect("ready", PATIENCE)?;
                 Ok(Enclave { handler, app_pid: app.pid(), _app: Some(app), namespace })
             }

@@ -5,6 +5,7 @@ use super::{
     lab::Lab,
     options::ServeUrl,
     report::{Report, Unit},
+    sides::Side,
     usage::Machine,
 };
 use crate::{cli::bench::LinkArgs, errors::Error};
@@ -22,7 +23,8 @@ pub(crate) fn run(args: &LinkArgs) -> Result<Report, Error> {
     let (settings, since) = (args.common.settings(), Machine::now());
     let lab = Lab::new()?;
     let unix = format!("unix://{}", lab.path("sink").display());
-    let server = if args.stream.is_none() { Some(lab.server(&[&unix, "tcp://127.0.0.1:0"])?) } else { None };
+    let server =
+        if args.stream.is_none() { Some(lab.server(Side::Host, &[&unix, "tcp://127.0.0.1:0"])?) } else { None };
     let (streams, app) = match (&args.stream, &server) {
         (Some(stream), _) => {
             let text = stream.to_string();

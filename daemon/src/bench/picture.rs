@@ -87,6 +87,7 @@ mod tests {
                 steal_share: 0.0,
                 peers: vec![],
             },
+            split_cores: None,
             repetitions: 5,
             warm_up_seconds: 0.5,
             measured_seconds: 3.0,

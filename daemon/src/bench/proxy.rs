@@ -5,6 +5,7 @@ use super::{
     children::Child,
     lab::{Lab, until},
     report::{Report, Unit},
+    sides::Side,
     usage::Machine,
     verdict::PROXY,
 };
@@ -14,7 +15,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 pub(crate) fn run(args: &ProxyArgs) -> Result<Report, Error> {
     let (settings, since) = (args.common.settings(), Machine::now());
     let lab = Lab::new()?;
-    let server = lab.server(&["tcp://127.0.0.1:0"])?;
+    let server = lab.server(Side::Enclave, &["tcp://127.0.0.1:0"])?;
     let upstream = server.addresses.first().cloned().unwrap_or_default();
     let (proxy, address) = start(&lab, &upstream)?;
     let connections = args.connections();
@@ -46,7 +47,7 @@ pub(crate) fn start(lab: &Lab, upstream: &str) -> Result<(Child, String), Error>
         .map_err(|e| Error::runtime(format!("cannot find a free port: {e}")))?;
     let upstream = upstream.replacen("tcp://", "http://", 1);
     let args = ["proxy", "--listen", &address.to_string(), "--upstream", &upstream];
-    let mut proxy = lab.start("reverse proxy", lab.ours(args))?;
+    let mut proxy = lab.start(Side::Enclave, "reverse proxy", lab.ours(args))?;
     until(&mut proxy, || TcpStream::connect(address).is_ok())?;
     Ok((proxy, format!("tcp://{address}")))
 }

@@ -2,7 +2,7 @@
 //!
 //! `schema` changes when a field changes its meaning or goes; new fields may come at any time.
 
-use super::{machine::Facts, stats::Spread, verdict::Verdict};
+use super::{machine::Facts, sides::Split, stats::Spread, verdict::Verdict};
 use serde::Serialize;
 
 /// The schema of this form of the report.
@@ -15,6 +15,9 @@ pub(crate) struct Report {
     /// `link`, `tap`, `host`, `proxy`, `e2e` or `figure`.
     pub(crate) bench: &'static str,
     pub(crate) machine: Facts,
+    /// The processors of each side, if they had not all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) split_cores: Option<Split>,
     pub(crate) repetitions: u32,
     pub(crate) warm_up_seconds: f64,
     pub(crate) measured_seconds: f64,

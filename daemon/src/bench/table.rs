@@ -150,6 +150,7 @@ mod tests {
             schema: SCHEMA,
             bench: "e2e",
             machine,
+            split_cores: None,
             repetitions: 5,
             warm_up_seconds: 0.75,
             measured_seconds: 3.0,

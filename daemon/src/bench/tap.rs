@@ -5,6 +5,7 @@ use super::{
     children::{Child, PATIENCE},
     lab::{Enclave, Handler, Lab},
     report::{Report, Unit},
+    sides::Side,
     usage::Machine,
     verdict::TAP,
 };
@@ -49,7 +50,8 @@ pub(crate) fn run(args: &TapArgs) -> Result<Report, Error> {
 pub(crate) fn null_host(lab: &Lab, mtu: u16) -> Result<(Child, PathBuf), Error> {
     let link = lab.path("net");
     let url = format!("unix://{}", link.display());
-    let mut host = lab.start(NULL_HOST, lab.agent(["null-host", "--listen", &url, "--mtu", &mtu.to_string()]))?;
+    let mut host =
+        lab.start(Side::Host, NULL_HOST, lab.agent(["null-host", "--listen", &url, "--mtu", &mtu.to_string()]))?;
     host.expect("ready", PATIENCE)?;
     Ok((host, link))
 }

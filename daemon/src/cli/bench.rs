@@ -1,7 +1,10 @@
 //! `nitrotap bench`: the arguments of every measurement.
 
 use crate::{
-    bench::options::{ServeUrl, Settings},
+    bench::{
+        options::{ServeUrl, Settings},
+        sides::Split,
+    },
     endpoint::Endpoint,
     errors::Error,
 };
@@ -10,6 +13,8 @@ use std::{path::PathBuf, process::ExitCode};
 const EXAMPLES: &str = "Examples:
   Which is the worse offender, TAP handler or gateway?
     nitrotap bench e2e
+  The same, with processors of its own for each of enclave and host:
+    nitrotap bench e2e --split-cores
   Requests per second over connections, as a picture:
     nitrotap bench figure --svg figure.svg
   The TAP handler alone, for programs to read:
@@ -22,7 +27,8 @@ const EXAMPLES: &str = "Examples:
 
 /// What `--json` writes, for those who read it.
 const JSON: &str = "What --json writes: an object with schema (nitrotap-bench/1), bench, machine (facts, steal_share from 0 to 1), \
-    repetitions, warm_up_seconds, measured_seconds, rows, verdicts and notes. A row has subject, work, mtu_bytes, connections, \
+    repetitions, warm_up_seconds, measured_seconds, rows, verdicts and notes; with --split-cores also split_cores \
+    (host_side and enclave_side: numbers of processors). A row has subject, work, mtu_bytes, connections, \
     unit (gigabits, requests or connections), rate (of the unit per second), frames_per_second and calls_per_second where they \
     are counted, latency_us (p50, p90, p99, p999, max: medians of the repetitions), errors, and processors: for each role its \
     cost (seconds per 10^9 bytes, or microseconds per request or connection) and busy_cores. rate, cost and the like are \
@@ -133,6 +139,22 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
         Ok(_) | Err(_) => Err("expected a number of seconds from 0.1 to 3600".to_owned()),
+    }
+}
+
+/// What runs on which processors.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct Cores {
+    /// Keep the host's side (gateways, clients of requests, servers of bulk transfers) on the first half of the processors
+    /// and the enclave's side (everything else) on the second, as the two machines that they are in the field
+    #[arg(long, help_heading = "Measuring")]
+    split_cores: bool,
+}
+
+impl Cores {
+    /// A usage error where there are too few.
+    pub(crate) fn split(self) -> Result<Option<Split>, Error> {
+        self.split_cores.then(Split::here).transpose()
     }
 }
 
@@ -273,6 +295,9 @@ pub(crate) struct E2eArgs {
     pub(crate) peers: Peers,
 
     #[command(flatten)]
+    pub(crate) cores: Cores,
+
+    #[command(flatten)]
     pub(crate) common: Common,
 }
 
@@ -295,6 +320,9 @@ pub(crate) struct FigureArgs {
 
     #[command(flatten)]
     pub(crate) peers: Peers,
+
+    #[command(flatten)]
+    pub(crate) cores: Cores,
 
     #[command(flatten)]
     pub(crate) common: Common,

@@ -3,7 +3,7 @@
 
 use rustix::{
     process::{Signal, set_parent_process_death_signal},
-    thread::{UnshareFlags, unshare_unsafe},
+    thread::{CpuSet, UnshareFlags, sched_setaffinity, unshare_unsafe},
 };
 use std::{os::unix::process::CommandExt, process::Command};
 
@@ -12,6 +12,13 @@ pub(crate) fn die_with_parent(command: &mut Command, signal: Signal) {
     // SAFETY: the closure runs between fork and exec and only makes one prctl call, which is async-signal-safe and
     // allocates nothing.
     unsafe { command.pre_exec(move || Ok(set_parent_process_death_signal(Some(signal))?)) };
+}
+
+/// The child runs on `processors` only, and so does what it starts.
+pub(crate) fn keep_on(command: &mut Command, processors: CpuSet) {
+    // SAFETY: the closure runs between fork and exec and only makes one system call, with memory that it owns; it
+    // allocates nothing.
+    unsafe { command.pre_exec(move || Ok(sched_setaffinity(None, &processors)?)) };
 }
 
 /// Moves the calling thread, which must be the only one, into new namespaces.
