@@ -202,6 +202,18 @@ fn the_figure_has_every_way_and_a_picture() {
 }
 
 #[test]
+fn the_figure_tells_what_ours_answers_in_times_the_stand_in_for_the_go_pair() {
+    drop(require!(Namespace::new()));
+    let gvproxy = require!(peers::find("gvproxy"));
+    let report = report(&["figure", "--gvproxy", gvproxy.to_str().expect("plain"), "--connections", "64"]);
+    for with in ["with", "without"] {
+        let start = format!("nitrotap + nitrotap host at 64 connections, {with} reverse proxy: ");
+        let note = notes(&report).find(|note| note.starts_with(&start)).expect("a note");
+        assert!(note.ends_with(" times the requests/s of single-frame loop + gvproxy"), "{note}");
+    }
+}
+
+#[test]
 fn the_simulator_reads_what_calibrate_writes() {
     drop(require!(Namespace::new()));
     let scratch = Scratch::new();

@@ -25,6 +25,9 @@ pub(crate) struct Pair {
 /// The pair that is ours alone.
 pub(super) const OURS: &str = "nitrotap + nitrotap host";
 
+/// The pair that stands in for the Go pair.
+pub(super) const STAND_IN: &str = "single-frame loop + gvproxy";
+
 /// The pairs that can be made here, and the versions of what is not ours.
 pub(crate) fn pairs(peers: &Peers, proxy: bool) -> Result<(Vec<Pair>, Vec<String>), Error> {
     let pair = |name: &str, frame_loop, gateway: &GatewayKind| Pair {
@@ -39,7 +42,7 @@ pub(crate) fn pairs(peers: &Peers, proxy: bool) -> Result<(Vec<Pair>, Vec<String
         versions.push(version(&program));
         let stock = GatewayKind::Command(vec![program.to_string_lossy().into_owned()]);
         pairs.push(pair("nitrotap + gvproxy", "batched", &stock));
-        pairs.push(pair("single-frame loop + gvproxy", "single", &stock));
+        pairs.push(pair(STAND_IN, "single", &stock));
         if let Some(program) = forwarder.filter(|_| !proxy) {
             versions.push(version(&program));
             let name = "gvforwarder + gvproxy".to_owned();

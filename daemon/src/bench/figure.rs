@@ -2,7 +2,7 @@
 
 use super::{
     cases::{Case, Load, measure, report},
-    e2e::{Rig, pairs},
+    e2e::{OURS, Rig, STAND_IN, pairs},
     lab::{APP_PORT, Handler, Lab, PROXY_PORT},
     report::{Report, Row, Unit},
     sides::{Side, Split},
@@ -77,6 +77,7 @@ pub(crate) fn run(args: &FigureArgs) -> Result<Report, Error> {
     }
     let rows = measure(&lab, &cases, settings)?;
     notes.extend(rows.iter().filter_map(|row| proxy_share(row, &rows)));
+    notes.extend(rows.iter().filter_map(|row| times_the_stand_in(row, &rows)));
     notes.extend(split.as_ref().map(Split::note));
     Ok(Report { split_cores: split, ..report("figure", settings, rows, since, versions, notes) })
 }
@@ -106,6 +107,22 @@ fn proxy_share(proxied: &Row, rows: &[Row]) -> Option<String> {
     ))
 }
 
+/// How many times the requests of the stand-in for the Go pair `ours` answers, both with the reverse proxy or both without.
+fn times_the_stand_in(ours: &Row, rows: &[Row]) -> Option<String> {
+    let way = ours.subject.strip_prefix(OURS).filter(|way| ours.connections >= BUSY && ["", PROXIED].contains(way))?;
+    let stand_in = format!("{STAND_IN}{way}");
+    let theirs = rows.iter().find(|row| row.subject == stand_in && row.connections == ours.connections)?;
+    if theirs.rate.median <= 0.0 {
+        return None;
+    }
+    let with = if way.is_empty() { "without" } else { "with" };
+    Some(format!(
+        "{OURS} at {} connections, {with} reverse proxy: {:.2} times the requests/s of {STAND_IN}",
+        ours.connections,
+        ours.rate.median / theirs.rate.median
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +144,27 @@ mod tests {
         assert!(text.starts_with("ours at 64 connections: the reverse proxy keeps 60 % of the requests/s; "), "{text}");
         assert!(text.ends_with("it would keep 80 %"), "{text}");
         assert_eq!(proxy_share(&rows[0], &rows), None);
+    }
+
+    #[test]
+    fn what_ours_answers_is_told_in_times_the_stand_in_from_many_connections_on() {
+        let mut rows = Vec::new();
+        for (connections, subject, rate, proxied) in [
+            (1, OURS, 90.0, 80.0),
+            (1, STAND_IN, 30.0, 20.0),
+            (64, OURS, 90.0, 80.0),
+            (64, STAND_IN, 30.0, 32.0),
+            (64, "nitrotap + gvproxy", 45.0, 40.0),
+            (256, OURS, 99.0, 88.0),
+            (256, STAND_IN, 40.0, 40.0),
+        ] {
+            for (subject, rate) in [(subject.to_owned(), rate), (format!("{subject}{PROXIED}"), proxied)] {
+                rows.push(Row { connections, ..row(&subject, "requests", Unit::Requests, rate, &[]) });
+            }
+        }
+        let told: Vec<_> = rows.iter().filter_map(|row| times_the_stand_in(row, &rows)).collect();
+        insta::assert_snapshot!("ours_in_times_the_stand_in", told.join("\n"));
+        let alone = &rows[4..6];
+        assert!(alone.iter().all(|row| times_the_stand_in(row, alone).is_none()));
     }
 }
