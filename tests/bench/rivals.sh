@@ -6,11 +6,11 @@
 #
 # Rows:
 #   go-pair      one frame per read and write, as gvforwarder and nitriding do, through gvproxy at MTU 1500
-#   go-pair-65520  the same at MTU 65520
+#                at MTU 65520: go-pair-65520
 #   stock-1500   nitrotap enclave through gvproxy at MTU 1500         stock-65520  the same at MTU 65520
 #   ours-1500    nitrotap enclave through nitrotap host at MTU 1500   ours-65520   the same at MTU 65520
-#   kernel-1500  two kernels' TCP, TAPs with offload and a stream between, no gateway: the ceiling of what is made of the
-#                kernel's TCP, MTU 1500; iperf3 and wrk are in the far namespace      kernel-65520 the same at MTU 65520
+#   kernel-1500  no gateway: two kernels' TCP, TAPs with offload and a stream between, as a gateway made of the kernel's TCP
+#                would do at best; iperf3 and wrk are in the far namespace       kernel-65520 the same at MTU 65520
 #   slirp4netns  one process, no stream between
 #   pasta        one process, no stream between, through its TAP      pasta-splice socket to socket, past the TAP
 #   relay        haproxy at both ends of a unix stream: TCP ends there, no TAP; the ceiling of everything with a stream

@@ -1,8 +1,8 @@
-//! What a pair could reach at most: the kernel's own TCP at both ends of a stream, with next to nothing between.
+//! What a gateway made of the kernel's own TCP would do: that TCP at both ends of a stream, with next to nothing between.
 //!
 //! Two namespaces, each with a TAP with offload and a process that moves frames between it and the stream, one for each
 //! call on the TAP ([`super::agent`]'s `pipe`). No gateway ends TCP, nothing is looked into: what is left is what any
-//! gateway made of the kernel's TCP has to pay.
+//! gateway made of the kernel's TCP has to pay, unless it writes several small frames to the stream at once, as ours do.
 
 use super::{
     children::{Child, PATIENCE},
