@@ -5,6 +5,7 @@ use super::{
     sides::{Side, Split},
 };
 use crate::{cli::bench::Peers, errors::Error, local::folder::Folder};
+use nitrotap_core::frame::MIN_FRAME;
 use std::{
     cell::Cell,
     ffi::{OsStr, OsString},
@@ -217,7 +218,10 @@ impl Lab {
                 Ok(Enclave { handler, app_pid, _app: None, namespace })
             }
             Handler::Forwarder(program) => {
-                let (pid, mtu) = (namespace.pid(), mtu.to_string());
+                let pid = namespace.pid();
+                // It reads the TAP into a buffer of its MTU without the Ethernet header, which cuts full frames short.
+                let buffer = (usize::from(mtu) + MIN_FRAME).to_string();
+                let mtu = mtu.to_string();
                 let mut command = Command::new(program);
                 // It would call a DHCP client, which may not be there. The URL's path is the socket's and the request's at once.
                 command.args([
@@ -229,7 +233,7 @@ impl Lab {
                     "-stop-if-exist",
                     "",
                     "-mtu",
-                    &mtu,
+                    &buffer,
                 ]);
                 let root = self.path("root");
                 std::fs::create_dir(&root)
