@@ -230,18 +230,25 @@ impl Worker {
     /// Goes on until neither the gateway nor a connection has anything to do.
     fn settle(&mut self, now: Instant) {
         loop {
-            self.gateway.flush(now);
-            while let Some(output) = self.gateway.poll_output() {
-                self.obey(now, output);
-            }
-            let Some(flow) = self.active.pop_front() else { break };
-            self.serve_flow(now, flow);
-            // All of those that wait now before the next flush: acknowledgements then leave once for each.
+            // What guests sent goes out before it is acknowledged: the world need not wait for a write to the link, and the
+            // acknowledgement tells of the room that is free again.
+            self.obey_all(now);
             for _ in 0..self.active.len() {
                 if let Some(flow) = self.active.pop_front() {
                     self.serve_flow(now, flow);
                 }
             }
+            self.gateway.flush(now);
+            self.obey_all(now);
+            if self.active.is_empty() {
+                break;
+            }
+        }
+    }
+
+    fn obey_all(&mut self, now: Instant) {
+        while let Some(output) = self.gateway.poll_output() {
+            self.obey(now, output);
         }
     }
 
