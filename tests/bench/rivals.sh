@@ -153,6 +153,7 @@ kernel() {
 
 pipe_end() {
     local mtu=$1 how=$2 log=$scratch/pipe$2.log
+    rm -f "$log"
     enter "$nitrotap" bench-agent pipe "$how" "unix://$pipe" --tap tap0 --mtu "$mtu" >"$log" 2>&1 &
     ends=("$!" "${ends[@]}")
     until_there "the end of the stream" grep ready "$log"

@@ -155,7 +155,7 @@ fn datagrams_that_were_joined_reach_an_app_one_by_one() {
 #[test]
 fn a_stream_of_single_frames_is_read_in_moderation_unless_told_not_to() {
     /// Far more than a machine under load needs to send fast enough for one window.
-    const BURSTS: usize = 20_000;
+    const BURSTS: usize = 400_000;
     for (args, moderated) in [(&[][..], true), (&["--rx-usecs", "0"], false)] {
         let host = FakeHost::new();
         let mut enclave = require!(Enclave::options().args(args).start(&host.url()));

@@ -3,7 +3,8 @@
 //! Owns: links, the switch, leases, connections, sessions, the policy. No sockets, no clock.
 //! Driven by: the daemon's data thread, the simulator, fuzz.
 //! Drain: after a batch of inputs [`Gateway::flush`], then [`Gateway::poll_output`] until `None`; what the driver does with
-//! an output may make more. Then one timer from [`Gateway::poll_timeout`].
+//! an output may make more. Outputs may be taken before the flush too: then the world gets what guests sent before the guests
+//! get their acknowledgements. Then one timer from [`Gateway::poll_timeout`].
 //! Bounds: those of its parts.
 
 mod datagrams;

@@ -7,7 +7,7 @@
 //! When that emptied the stream, [`Ingress::moderate`] says whether to let more come before the next read.
 //! Bounds: see [`Decoder`] and [`Coalescer`].
 
-use super::moderation::Moderation;
+use super::moderation::{Moderation, Totals};
 use crate::{
     frame::{Decoder, Truncated, frame_limit},
     link::MacAddr,
@@ -26,8 +26,8 @@ pub struct Ingress {
     /// A frame that the decoder gave and that was not handed on yet.
     held: Option<Range<usize>>,
     moderation: Moderation,
-    /// Bytes of all reads, and of the last one.
-    read: (u64, usize),
+    /// Of all reads up to the last, before its frames were taken, and that one's bytes.
+    read: (Totals, usize),
     counters: IngressCounters,
 }
 
@@ -77,7 +77,7 @@ impl Ingress {
             coalescer: Coalescer::new(Merge::default()),
             held: None,
             moderation: Moderation::new(Duration::ZERO),
-            read: (0, 0),
+            read: (Totals::default(), 0),
             counters: IngressCounters::default(),
         }
     }
@@ -115,12 +115,14 @@ impl Ingress {
     pub fn handle_read(&mut self, n: usize) {
         self.decoder.commit(n);
         self.counters.reads += 1;
-        self.read = (self.read.0 + n as u64, n);
+        let bytes = self.read.0.bytes + n as u64;
+        self.read = (Totals { bytes, reads: self.counters.reads, frames: self.counters.frames }, n);
     }
 
     /// After a read that emptied the stream, and all it brought is written: how long to leave the stream alone.
     pub fn moderate(&mut self, now: Instant) -> Option<Duration> {
-        let pause = self.moderation.after(now, self.read.0, self.read.1)?;
+        let (totals, n) = self.read;
+        let pause = self.moderation.after(now, totals, n, self.counters.frames > totals.frames)?;
         self.counters.moderated += 1;
         Some(pause)
     }

@@ -71,8 +71,8 @@ impl Kernels {
 /// What a reader has to know of the subject.
 pub(super) fn note() -> String {
     format!(
-        "{KERNEL}: no gateway, but a namespace for the host too, with client and app in it, and a stream between two TAPs \
-         with offload; one frame per call on a TAP: what a gateway made of the kernel's own TCP would do"
+        "{KERNEL}: no gateway, but a namespace for the host too, with its side's client or app in it, and a stream between \
+         two TAPs with offload; one frame per call on a TAP: what a gateway made of the kernel's own TCP would do"
     )
 }
 

@@ -35,9 +35,12 @@ pub(crate) fn run(args: &FigureArgs) -> Result<Report, Error> {
         ways.push(Way { name: name.to_owned(), to: to.clone(), watch: vec![("app", server.child.pid())] });
     }
     let mut notes = vec![
-        "client, gateway, TAP handler, proxy and app share this machine's cores; a unix socket stands in for the vsock"
+        format!(
+            "client, gateway, TAP handler, proxy and app share {}; a unix socket stands in for the vsock",
+            if split.is_some() { "the cores of their sides" } else { "this machine's cores" }
+        ),
+        "the reverse proxy is nitrotap's in every pair; its time is in that of the TAP handler: they are one process"
             .to_owned(),
-        "with the reverse proxy, its time is in that of the TAP handler: they are one process".to_owned(),
     ];
     // One enclave serves both, with and without the proxy.
     let (pairs, versions) = pairs(&args.peers, true)?;

@@ -59,10 +59,10 @@ impl Worker {
             None => true,
         };
         if drained {
+            self.shared.publish(&self.machine.counters());
             if self.stream.is_some() {
                 self.moderate();
             }
-            self.shared.publish(&self.machine.counters());
             let wake = readable(self.orders.wake());
             let waited = match &self.stream {
                 Some((stream, _)) => wait(&mut [readable(&**stream), wake]),

@@ -229,26 +229,34 @@ impl Worker {
 
     /// Goes on until neither the gateway nor a connection has anything to do.
     fn settle(&mut self, now: Instant) {
+        let mut written = Vec::new();
         loop {
             // What guests sent goes out before it is acknowledged: the world need not wait for a write to the link, and the
-            // acknowledgement tells of the room that is free again.
-            self.obey_all(now);
+            // acknowledgement tells of the room that is free again. So links wait for the flush.
+            while let Some(output) = self.gateway.poll_output() {
+                match output {
+                    Output::Frames(port) => written.push(port),
+                    other @ (Output::Dial { .. }
+                    | Output::Flow(_)
+                    | Output::Closed { .. }
+                    | Output::SessionClosed(_)) => self.obey(now, other),
+                }
+            }
             for _ in 0..self.active.len() {
                 if let Some(flow) = self.active.pop_front() {
                     self.serve_flow(now, flow);
                 }
             }
             self.gateway.flush(now);
-            self.obey_all(now);
+            for port in written.drain(..) {
+                self.write_link(now, port);
+            }
+            while let Some(output) = self.gateway.poll_output() {
+                self.obey(now, output);
+            }
             if self.active.is_empty() {
                 break;
             }
-        }
-    }
-
-    fn obey_all(&mut self, now: Instant) {
-        while let Some(output) = self.gateway.poll_output() {
-            self.obey(now, output);
         }
     }
 
