@@ -7,9 +7,9 @@
 //! fewer bytes come.
 //!
 //! Owns: counts of the last milliseconds, without pauses and with them. Driven by:
-//! [`Ingress::moderate`](super::Ingress::moderate). Bounds: a pause is never longer than asked for, and there is none
-//! before [`TRIAL`] windows on end had [`BUSY`] bytes each: a transfer's first 8 ms, and whatever comes now and then, are
-//! never late.
+//! [`Ingress::moderate`](super::Ingress::moderate). Bounds: a pause is never longer than asked for. There is none unless the
+//! [`WINDOW`] before had [`BUSY`] bytes, nor, at first and after [`FORGET`] of silence, before [`TRIAL`] windows on end had:
+//! the first millisecond of a transfer, and whatever comes now and then, are never late.
 
 use crate::time::Instant;
 use core::{mem, time::Duration};
@@ -159,21 +159,31 @@ impl Moderation {
     }
 
     fn not_busy(&mut self, age: Duration) {
-        (self.tally, self.due) = (Tally::default(), None);
+        self.due = None;
         if age >= FORGET {
             (self.phase, self.failed) = (Phase::Plain(TRIAL), 0);
         } else if matches!(self.phase, Phase::Paused(..)) {
             // Perhaps it is our pauses that it is slow for.
-            self.fail();
+            self.doubt();
+            return;
         }
+        self.tally = Tally::default();
     }
 
     fn judge(&mut self, paused: &Tally, plain: &Tally) {
         let worth_it = paused.has_longer_reads_than(plain) && paused.is_as_fast_as(plain, 3, 4);
-        // One bad spell may be the machine's.
         if worth_it {
             (self.failed, self.doubt) = (0, false);
-        } else if self.doubt || !paused.is_as_fast_as(plain, 1, 2) {
+        } else if paused.is_as_fast_as(plain, 1, 3) {
+            self.doubt();
+        } else {
+            self.fail();
+        }
+    }
+
+    /// One bad spell may be the machine's.
+    fn doubt(&mut self) {
+        if self.doubt {
             self.fail();
         } else {
             self.doubt = true;
@@ -182,6 +192,7 @@ impl Moderation {
 
     fn fail(&mut self) {
         self.phase = Phase::Plain(BACKOFF << self.failed.min(DOUBLINGS));
+        self.tally = Tally::default();
         self.failed = self.failed.saturating_add(1);
     }
 
@@ -280,7 +291,9 @@ mod tests {
         assert!((800..=1000).contains(&first), "{first}");
         assert!(paused[first..].iter().all(|paused| *paused));
         reader.now = reader.now + Duration::from_millis(5);
-        assert!(!reader.bulk(10_000, 7).contains(&true), "what comes after silence is at once");
+        assert!(!reader.bulk(10_000, 1)[..100].contains(&true), "the first millisecond after a short silence");
+        reader.now = reader.now + FORGET;
+        assert!(!reader.bulk(10_000, 7).contains(&true), "a long silence");
     }
 
     #[test]

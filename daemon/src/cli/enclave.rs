@@ -95,8 +95,8 @@ pub(crate) struct Args {
     strict: bool,
 
     /// While much arrives frame by frame, wait up to so many microseconds before a read of the stream, so that it brings
-    /// many frames (ethtool calls it rx-usecs); 0 for never. A transfer's first 8 ms, and whatever comes now and then,
-    /// never wait; where waiting makes nothing better, it ends. No matter with --frame-loop single
+    /// many frames (ethtool calls it rx-usecs); 0 for never. A transfer's first millisecond, and whatever comes now
+    /// and then, never wait; where waiting makes nothing better, it ends. No matter with --frame-loop single
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(0..=1000))]
     rx_usecs: u16,
 
