@@ -115,6 +115,12 @@ impl Ingress {
     pub fn handle_read(&mut self, n: usize) {
         self.decoder.commit(n);
         self.counters.reads += 1;
+        self.note_read(n);
+    }
+
+    // Inlined, it costs every frame four instructions.
+    #[inline(never)]
+    fn note_read(&mut self, n: usize) {
         let bytes = self.read.0.bytes + n as u64;
         self.read = (Totals { bytes, reads: self.counters.reads, frames: self.counters.frames }, n);
     }
@@ -209,8 +215,6 @@ crate::counters! {
         bytes: Counter "nitrotap_bytes" { direction = "rx" },
         /// System calls that moved bytes on the stream; frames divided by this is the batching achieved.
         reads: Counter "nitrotap_stream_calls" { direction = "rx" },
-        /// Pauses before a read, so that it brings more frames of a busy stream.
-        moderated: Counter "nitrotap_rx_moderated" {},
         /// Frames dropped, by cause.
         dropped_runt: Counter "nitrotap_drops" { direction = "rx", cause = "runt" },
         /// Frames dropped, by cause.
@@ -225,6 +229,8 @@ crate::counters! {
         joined: Counter "nitrotap_joined_frames" {},
         /// Received frames for the TAP's hardware address or for everybody: what shows that the stream is in step.
         for_us: Counter "nitrotap_rx_for_us" {},
+        /// Pauses before a read, so that it brings more frames of a busy stream.
+        moderated: Counter "nitrotap_rx_moderated" {},
     }
 }
 
