@@ -28,8 +28,12 @@ pub fn say(line: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// With std's backlog of 128, unless another is given.
+fn listen(address: SocketAddr, backlog: Option<i32>) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
+    if let Some(backlog) = backlog {
+        rustix::net::listen(&listener, backlog)?;
+    }
     say(format_args!("listening on {}", listener.local_addr()?))?;
     Ok(listener)
 }
@@ -37,10 +41,11 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves each connection on its own thread; a connection that fails is told on standard error, and the rest go on.
 fn serve_each(
     address: SocketAddr,
+    backlog: Option<i32>,
     serve: impl Fn(std::net::TcpStream) -> io::Result<()> + Send + Sync + 'static,
 ) -> io::Result<()> {
     let serve = std::sync::Arc::new(serve);
-    for stream in listen(address)?.incoming() {
+    for stream in listen(address, backlog)?.incoming() {
         let (stream, serve) = (stream?, serve.clone());
         std::thread::spawn(move || {
             if let Err(error) = serve(stream) {

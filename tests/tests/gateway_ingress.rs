@@ -137,7 +137,13 @@ fn two_hundred_connections_from_outside_stand_at_the_same_time(pair: Pair) {
     let gateway = require!(pair.gateway());
     let enclave = require!(Enclave::linked(pair.client(), &gateway.url()));
     let scratch = Scratch::new();
-    let _echo = enclave.serve(&["tcp-echo", "0.0.0.0:7000"]);
+    let mut app = vec!["tcp-echo", "0.0.0.0:7000"];
+    if pair.has_stock_host() {
+        // A full backlog drops the first segment of a connection and resets what comes behind it, which gvproxy sends and
+        // our host does not: with gvproxy no app that has less room than clients is safe.
+        app.push("1024");
+    }
+    let _echo = enclave.serve(&app);
     let local = gateway.expose_tcp(7000).to_string();
 
     let before = enclave.metrics();

@@ -12,7 +12,7 @@ use std::{
 const USAGE: &str = "\
 usage: nitrotap-test-guest COMMAND ARGS...
   http-server ADDR                       http-get URL [NAME:VALUE]...
-  tcp-echo ADDR                          tcp-exchange ADDR CONNECTIONS BYTES SEED
+  tcp-echo ADDR [BACKLOG]                tcp-exchange ADDR CONNECTIONS BYTES SEED
   tcp-sink ADDR                          tcp-send ADDR BYTES SEED
   tcp-source ADDR BYTES SEED             tcp-recv ADDR [TIMEOUT_MS]
   half-close-server ADDR REPLY_BYTES     half-close ADDR BYTES SEED
@@ -40,7 +40,8 @@ fn run(args: &[String]) -> io::Result<ExitCode> {
     match words[..] {
         ["http-server", addr] => http_server::serve(parse(addr)?),
         ["http-get", url, ref headers @ ..] => http_client::get(url, &pairs(headers)?),
-        ["tcp-echo", addr] => tcp::echo(parse(addr)?),
+        ["tcp-echo", addr] => tcp::echo(parse(addr)?, None),
+        ["tcp-echo", addr, backlog] => tcp::echo(parse(addr)?, Some(parse(backlog)?)),
         ["tcp-exchange", addr, connections, bytes, seed] => {
             tcp::exchange(parse(addr)?, parse(connections)?, parse(bytes)?, parse(seed)?)
         }

@@ -31,6 +31,11 @@ impl Pair {
         self.host.start()
     }
 
+    /// Whether the host is gvproxy.
+    pub fn has_stock_host(self) -> bool {
+        self.host == Kind::Stock
+    }
+
     /// How to start the client of this pair.
     pub fn client(self) -> Options {
         match self.client {

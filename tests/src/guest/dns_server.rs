@@ -36,7 +36,7 @@ pub fn serve(address: SocketAddr) -> io::Result<()> {
             }
         }
     });
-    serve_each(address, |mut stream| {
+    serve_each(address, None, |mut stream| {
         let mut length = [0; 2];
         while stream.read_exact(&mut length).is_ok() {
             let mut question = vec![0; u16::from_be_bytes(length).into()];

@@ -15,7 +15,7 @@ pub const REPLY_SEED: u64 = 99;
 
 /// Reads each connection to its end, and only then sends `reply` bytes and closes.
 pub fn server(address: SocketAddr, reply: u64) -> io::Result<()> {
-    serve_each(address, move |mut stream| {
+    serve_each(address, None, move |mut stream| {
         let digest = Digest::read(&mut stream)?;
         say(format_args!("received {digest}"))?;
         Payload::new(REPLY_SEED).write(reply, &mut stream)?;

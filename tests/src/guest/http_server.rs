@@ -41,7 +41,7 @@ struct Served {
 /// Serves until killed.
 pub fn serve(address: SocketAddr) -> io::Result<()> {
     let served = Arc::new(Served::default());
-    serve_each(address, move |stream| {
+    serve_each(address, None, move |stream| {
         served.accepted.fetch_add(1, Relaxed);
         served.open.fetch_add(1, Relaxed);
         let result = serve_connection(&stream, &served);

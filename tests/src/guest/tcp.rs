@@ -13,9 +13,9 @@ use std::{
 
 const CHUNK: usize = 64 * 1024;
 
-/// Sends back what comes, on every connection, until the peer ends its side.
-pub fn echo(address: SocketAddr) -> io::Result<()> {
-    serve_each(address, |mut stream| {
+/// Sends back what comes, on every connection, until the peer ends its side. `backlog` is that of listen(2).
+pub fn echo(address: SocketAddr, backlog: Option<i32>) -> io::Result<()> {
+    serve_each(address, backlog, |mut stream| {
         let mut buf = vec![0; CHUNK];
         loop {
             match stream.read(&mut buf)? {
@@ -28,7 +28,7 @@ pub fn echo(address: SocketAddr) -> io::Result<()> {
 
 /// Reads every connection to its end and prints what came.
 pub fn sink(address: SocketAddr) -> io::Result<()> {
-    serve_each(address, |mut stream| {
+    serve_each(address, None, |mut stream| {
         let digest = Digest::read(&mut stream)?;
         say(format_args!("received {digest}"))
     })
@@ -36,7 +36,7 @@ pub fn sink(address: SocketAddr) -> io::Result<()> {
 
 /// Sends `bytes` of the stream of `seed` on every connection and closes it.
 pub fn source(address: SocketAddr, bytes: u64, seed: u64) -> io::Result<()> {
-    serve_each(address, move |mut stream| {
+    serve_each(address, None, move |mut stream| {
         Payload::new(seed).write(bytes, &mut stream)?;
         stream.shutdown(Shutdown::Write)?;
         // Until the peer has it all: a close with unread bytes would cut the stream short.
