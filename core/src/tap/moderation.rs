@@ -3,8 +3,8 @@
 //!
 //! A host that writes frame by frame wakes us for every one or two, and the wake-up costs more than the frame; fewer reads
 //! also mean longer joined packets, fewer acknowledgements, and less work for the host itself. But a peer that waits for
-//! our answer before it sends more is only made slower: so pauses are tried, and kept where reads become longer and no
-//! fewer bytes come.
+//! our answer before it sends more is only made slower: so pauses are tried, and kept where reads become half as long again
+//! and at least three quarters of the bytes still come.
 //!
 //! Owns: counts of the last milliseconds, without pauses and with them. Driven by:
 //! [`Ingress::moderate`](super::Ingress::moderate). Bounds: a pause is never longer than asked for. There is none unless the
@@ -247,8 +247,8 @@ mod tests {
             pause
         }
 
-        /// A host that sends 1,516 bytes every `gap` nanoseconds whatever we do, for `millis`: the shares of reads that
-        /// were followed by a pause, by millisecond.
+        /// A host that sends 1,516 bytes every `gap` nanoseconds whatever we do, for `millis`: which reads were followed
+        /// by a pause.
         fn bulk(&mut self, gap: u64, millis: u64) -> Vec<bool> {
             let (start, mut sent) = (self.now, 0);
             let mut paused = Vec::new();
