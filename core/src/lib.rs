@@ -17,6 +17,7 @@
 //! | [`link`] | the life of the stream to the host: dial, probe, up, lost, backoff |
 //! | [`gateway`] | what the host does with frames: switch, addresses, names, TCP, datagrams, policy |
 //! | [`offload`] | checksums and segmentation |
+//! | [`http1`] | messages of the reverse proxy as bytes: where they end, what may be passed on |
 //! | [`pool`] | the upstream connections of the reverse proxy |
 //! | [`proxy_protocol`] | who a connection is really from, in front of its first byte |
 //! | [`mod@counters`], [`time`] | what all of them share |
@@ -26,6 +27,7 @@
 pub mod counters;
 pub mod frame;
 pub mod gateway;
+pub mod http1;
 pub mod link;
 pub mod offload;
 pub mod pcap;

@@ -1,5 +1,7 @@
 //! What the proxy counts beside its pool.
 
+use crate::reply::BadRequest;
+
 nitrotap_core::counters! {
     /// Counters of one shard.
     pub struct ProxyCounters {
@@ -47,10 +49,36 @@ nitrotap_core::counters! {
         tunnels: Gauge "nitrotap_proxy_tunnels" {},
         /// Connections upgraded.
         upgrades: Counter "nitrotap_proxy_upgrades" {},
+        /// Requests the proxy answered itself, by cause.
+        misframed: Counter "nitrotap_proxy_errors" { cause = "upstream_bad_framing" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_connect: Counter "nitrotap_proxy_refused_requests" { why = "connect" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_host: Counter "nitrotap_proxy_refused_requests" { why = "host" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_target: Counter "nitrotap_proxy_refused_requests" { why = "target" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_path: Counter "nitrotap_proxy_refused_requests" { why = "path_outside_base" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_framing: Counter "nitrotap_proxy_refused_requests" { why = "framing" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_body: Counter "nitrotap_proxy_refused_requests" { why = "body" },
     }
 }
 
 impl ProxyCounters {
+    pub(crate) const fn count_refusal(&mut self, why: BadRequest) {
+        let counter = match why {
+            BadRequest::Connect => &mut self.refused_connect,
+            BadRequest::Host | BadRequest::HostSyntax => &mut self.refused_host,
+            BadRequest::Target => &mut self.refused_target,
+            BadRequest::Path => &mut self.refused_path,
+            BadRequest::Framing(_) => &mut self.refused_framing,
+            BadRequest::Body => &mut self.refused_body,
+        };
+        *counter += 1;
+    }
+
     pub(crate) fn count_response(&mut self, status: http::StatusCode) {
         let class = match status.as_u16() / 100 {
             1 => &mut self.responses_1xx,

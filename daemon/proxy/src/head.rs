@@ -11,7 +11,11 @@ use http::{
         UPGRADE,
     },
     request,
-    uri::PathAndQuery,
+    uri::{PathAndQuery, Scheme},
+};
+use nitrotap_core::http1::{
+    framing::{self, Fault},
+    host, target,
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -38,6 +42,8 @@ pub(crate) fn to_upstream(
     if parts.method == Method::CONNECT {
         return Err(BadRequest::Connect);
     }
+    let http_1_0 = parts.version == Version::HTTP_10;
+    framing::framing(http_1_0, values(&parts.headers, TRANSFER_ENCODING), values(&parts.headers, CONTENT_LENGTH))?;
     let host = normalise_target(parts, upstream)?;
     let hop = strip_hop_by_hop(&mut parts.headers);
     if hop.trailers_accepted {
@@ -78,43 +84,68 @@ pub(crate) fn to_client_upgraded(headers: &mut HeaderMap) {
     }
 }
 
-/// Gives the request an origin-form target below the upstream's base path, and exactly one `Host`, which it returns.
+/// Makes sure that the end of a response's body can be told, and states it once.
+pub(crate) fn check_response(headers: &mut HeaderMap, has_body: bool) -> Result<(), Fault> {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // Without a body there is nothing to take the coding off; the field goes with those of its hop.
+        return if has_body {
+            framing::framing(false, values(headers, TRANSFER_ENCODING), []).map(drop)
+        } else {
+            Ok(())
+        };
+    }
+    let Some(length) = framing::length(values(headers, CONTENT_LENGTH))? else { return Ok(()) };
+    let mut stated = headers.get_all(CONTENT_LENGTH).iter();
+    if stated.next().is_some_and(|value| !value.as_bytes().iter().all(u8::is_ascii_digit)) || stated.next().is_some() {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(())
+}
+
+fn values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(name).iter().map(HeaderValue::as_bytes)
+}
+
+/// Gives the request a target below the upstream's base path, and exactly one `Host`, which it returns.
 fn normalise_target(parts: &mut request::Parts, upstream: &UpstreamUrl) -> Result<HeaderValue, BadRequest> {
-    let absolute = parts.uri.authority().map(|authority| {
-        // RFC 9112 section 3.2.2: the target's host wins over the field; user names never belonged there.
-        let text = authority.as_str();
-        HeaderValue::try_from(text.rsplit_once('@').map_or(text, |(_, host)| host))
-    });
-    let host = match absolute {
-        Some(host) => {
-            if parts.uri.scheme().is_none() {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.clone(),
+        (None, _) if parts.version == Version::HTTP_10 => upstream.authority().clone(),
+        // RFC 9112 section 3.2: also if a full URL names the host.
+        (Some(_), Some(_)) | (None, _) => return Err(BadRequest::Host),
+    };
+    let host = match parts.uri.authority() {
+        // RFC 9112 section 3.2.2: the target's host wins over the field.
+        Some(authority) => {
+            let scheme = parts.uri.scheme().ok_or(BadRequest::Target)?;
+            if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
                 return Err(BadRequest::Target);
             }
-            let host = host.map_err(|_| BadRequest::Target)?;
-            parts.headers.insert(HOST, host.clone());
-            host
+            HeaderValue::try_from(authority.as_str()).map_err(|_| BadRequest::HostSyntax)?
         }
-        None => {
-            let mut hosts = parts.headers.get_all(HOST).iter();
-            match (hosts.next(), hosts.next()) {
-                (Some(_), Some(_)) => return Err(BadRequest::Host),
-                (Some(host), None) => host.clone(),
-                (None, _) if parts.version == Version::HTTP_10 => {
-                    parts.headers.insert(HOST, upstream.authority().clone());
-                    upstream.authority().clone()
-                }
-                (None, _) => return Err(BadRequest::Host),
-            }
-        }
+        None => host,
     };
+    if !host::is_valid(host.as_bytes()) {
+        return Err(BadRequest::HostSyntax);
+    }
+    parts.headers.insert(HOST, host.clone());
     let path = parts.uri.path_and_query().ok_or(BadRequest::Target)?;
-    if upstream.base().is_empty() || path.as_str() == "*" {
-        if parts.uri.authority().is_some() {
-            parts.uri = Uri::from(path.clone());
+    if path.as_str() == "*" {
+        if parts.method != Method::OPTIONS {
+            return Err(BadRequest::Target);
         }
-    } else {
-        let joined = format!("{}{path}", upstream.base());
+        if !upstream.base().is_empty() {
+            // The server as a whole is what is below the base.
+            parts.uri = PathAndQuery::try_from(upstream.base()).map_err(|_| BadRequest::Target)?.into();
+        }
+    } else if !upstream.base().is_empty() {
+        let contained = target::contained(path.path()).map_err(|_| BadRequest::Path)?;
+        let (question, query) = path.query().map_or(("", ""), |query| ("?", query));
+        let joined = format!("{}{contained}{question}{query}", upstream.base());
         parts.uri = PathAndQuery::try_from(joined).map_err(|_| BadRequest::Target)?.into();
+    } else if parts.uri.authority().is_some() {
+        parts.uri = Uri::from(path.clone());
     }
     Ok(host)
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use nitrotap_core::http1::framing::Fault;
 
 /// A request the proxy does not pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +15,12 @@ pub(crate) enum BadRequest {
     Target,
     #[error("the request body is malformed")]
     Body,
+    #[error("the Host is no host name or address with an optional port")]
+    HostSyntax,
+    #[error("the path has a hidden dot segment, which may lead out of the base path")]
+    Path,
+    #[error("the end of the request body cannot be told: {0}")]
+    Framing(#[from] Fault),
 }
 
 /// Why the proxy answers instead of the upstream.
@@ -31,16 +38,26 @@ pub(crate) enum Trouble {
     Broken,
     /// 504: the upstream did not answer in time.
     Late,
+    /// 502: the end of the upstream's response body cannot be told.
+    Misframed,
 }
 
 impl Trouble {
     pub(crate) const fn status(self) -> StatusCode {
         match self {
             Self::Refused(BadRequest::Connect) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Refused(BadRequest::Host | BadRequest::Target | BadRequest::Body) => StatusCode::BAD_REQUEST,
+            Self::Refused(BadRequest::Framing(Fault::UnknownCoding)) => StatusCode::NOT_IMPLEMENTED,
+            Self::Refused(
+                BadRequest::Host
+                | BadRequest::Target
+                | BadRequest::Body
+                | BadRequest::HostSyntax
+                | BadRequest::Path
+                | BadRequest::Framing(Fault::Coding | Fault::CodingTooNew | Fault::Length),
+            ) => StatusCode::BAD_REQUEST,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
+            Self::Unreachable | Self::Broken | Self::Misframed => StatusCode::BAD_GATEWAY,
             Self::Late => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -55,10 +72,26 @@ impl Trouble {
                 "400 Bad Request: the request target must be a path or a full http URL.\n"
             }
             Self::Refused(BadRequest::Body) => "400 Bad Request: the request body is malformed or broke off.\n",
+            Self::Refused(BadRequest::HostSyntax) => {
+                "400 Bad Request: the host must be a name or an address, with an optional port.\n"
+            }
+            Self::Refused(BadRequest::Path) => "400 Bad Request: the path has a hidden dot segment.\n",
+            Self::Refused(BadRequest::Framing(Fault::UnknownCoding)) => {
+                "501 Not Implemented: the only transfer coding here is chunked.\n"
+            }
+            Self::Refused(BadRequest::Framing(Fault::Coding | Fault::CodingTooNew)) => {
+                "400 Bad Request: Transfer-Encoding must be chunked, once, in HTTP/1.1.\n"
+            }
+            Self::Refused(BadRequest::Framing(Fault::Length)) => {
+                "400 Bad Request: Content-Length must be one number.\n"
+            }
             Self::BodyTimeout => "408 Request Timeout: the request body stopped arriving.\n",
             Self::Overloaded => "503 Service Unavailable: the service is busy; try again shortly.\n",
             Self::Unreachable => "502 Bad Gateway: the service behind this proxy cannot be reached.\n",
             Self::Broken => "502 Bad Gateway: the service behind this proxy broke off before it answered.\n",
+            Self::Misframed => {
+                "502 Bad Gateway: the end of the response of the service behind this proxy cannot be told.\n"
+            }
             Self::Late => "504 Gateway Timeout: the service behind this proxy did not answer in time.\n",
         }
     }
@@ -77,10 +110,13 @@ pub(crate) fn answer(trouble: Trouble) -> Response<Bytes> {
         Trouble::Overloaded => {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        Trouble::BodyTimeout => {
+        Trouble::BodyTimeout | Trouble::Refused(BadRequest::Framing(_)) => {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Trouble::Refused(BadRequest::Host | BadRequest::Target | BadRequest::Body)
+        Trouble::Refused(
+            BadRequest::Host | BadRequest::Target | BadRequest::Body | BadRequest::HostSyntax | BadRequest::Path,
+        )
+        | Trouble::Misframed
         | Trouble::Unreachable
         | Trouble::Broken
         | Trouble::Late => {}

@@ -10,7 +10,7 @@ use crate::{
     runtime::{Dialer, Runtime},
     tunnel,
 };
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
@@ -58,6 +58,8 @@ struct Job {
     /// Taken when it is sent.
     request: Option<Request<UpstreamBody>>,
     idempotent: bool,
+    /// The method is HEAD: the response has no body, whatever it says.
+    head_only: bool,
     /// Where to get the client's connection, if it asked for another protocol.
     upgrade: Option<OnUpgrade>,
 }
@@ -71,6 +73,7 @@ fn prepare<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut request: Request<Incomi
         .map_err(|why| report(turn, Trouble::Refused(why), &why.to_string()))?;
     Ok(Box::new(Job {
         idempotent: parts.method.is_idempotent(),
+        head_only: parts.method == Method::HEAD,
         upgrade: on_upgrade.filter(|_| protocol.is_some()),
         request: Some(Request::from_parts(parts, UpstreamBody::new(body))),
     }))
@@ -93,7 +96,11 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return switch(turn, response, lease, job.upgrade);
             }
-            Ok(response) => {
+            Ok(mut response) => {
+                let has_body = may_have_body(job.head_only, response.status());
+                if let Err(fault) = head::check_response(response.headers_mut(), has_body) {
+                    return Err(report(turn, Trouble::Misframed, &fault.to_string()));
+                }
                 shard.counters.borrow_mut().count_response(response.status());
                 return Ok(Reply::Upstream(response, lease));
             }
@@ -118,6 +125,11 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
             }
         }
     }
+}
+
+/// RFC 9112 section 6.3, first rule.
+fn may_have_body(head_only: bool, status: StatusCode) -> bool {
+    !head_only && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
 }
 
 /// The upstream speaks another protocol from here on.
@@ -164,6 +176,9 @@ fn report<R: Runtime, D: Dialer>(turn: &Turn<R, D>, trouble: Trouble, cause: &st
     let status = trouble.status();
     let mut counters = turn.shard.counters.borrow_mut();
     counters.count_response(status);
+    if let Trouble::Refused(why) = trouble {
+        counters.count_refusal(why);
+    }
     let (counter, ours) = match trouble {
         Trouble::Refused(_) => (&mut counters.refused_request, false),
         Trouble::BodyTimeout => (&mut counters.body_timeout, false),
@@ -171,6 +186,7 @@ fn report<R: Runtime, D: Dialer>(turn: &Turn<R, D>, trouble: Trouble, cause: &st
         Trouble::Unreachable => (&mut counters.unreachable, true),
         Trouble::Broken => (&mut counters.broken, true),
         Trouble::Late => (&mut counters.late, true),
+        Trouble::Misframed => (&mut counters.misframed, true),
     };
     *counter += 1;
     if ours {

@@ -148,11 +148,11 @@ fn an_upgrade_passes_with_its_protocol_but_not_from_http_1_0() {
 
 #[test]
 fn an_absolute_target_becomes_a_path_and_its_host_wins() {
-    let (parts, result) = to_up(Request::get("http://me@real.example:8080/p?q").header("host", "other"));
+    let (parts, result) = to_up(Request::get("http://real.example:8080/p?q").header("host", "other"));
     assert_eq!(result, Ok(None));
     assert_eq!(parts.uri, "/p?q");
     assert_eq!(parts.headers["host"], "real.example:8080");
-    let (parts, _) = to_up(Request::get("http://real.example"));
+    let (parts, _) = to_up(Request::get("http://real.example").header("host", ""));
     assert_eq!((parts.uri.to_string(), &parts.headers["host"]), ("/".into(), &"real.example".parse().unwrap()));
 }
 
@@ -160,10 +160,91 @@ fn an_absolute_target_becomes_a_path_and_its_host_wins() {
 fn the_upstreams_base_path_comes_first() {
     let (parts, _) = to_up_as(Request::get("/x?y").header("host", "a"), "http://up/base/", false);
     assert_eq!(parts.uri, "/base/x?y");
-    let (parts, _) = to_up_as(Request::get("http://a/x"), "http://up/base", false);
+    let (parts, _) = to_up_as(Request::get("http://a/x").header("host", "a"), "http://up/base", false);
     assert_eq!(parts.uri, "/base/x");
-    let (parts, _) = to_up_as(Request::options("*").header("host", "a"), "http://up/base", false);
-    assert_eq!(parts.uri, "*");
+}
+
+#[test]
+fn a_path_stays_below_the_base_and_without_a_base_as_it_is() {
+    for (target, below, plain) in [
+        ("/../admin", Ok("/public/admin"), "/../admin"),
+        ("/a/../../admin?x=/../y", Ok("/public/admin?x=/../y"), "/a/../../admin?x=/../y"),
+        ("/%2e%2e/admin", Ok("/public/admin"), "/%2e%2e/admin"),
+        ("/..%2fadmin", Err(BadRequest::Path), "/..%2fadmin"),
+        ("/..;/admin", Err(BadRequest::Path), "/..;/admin"),
+        ("/x/..\\..\\admin", Err(BadRequest::Path), "/x/..\\..\\admin"),
+        ("http://a/../admin", Ok("/public/admin"), "/../admin"),
+        ("http://a?q", Ok("/public/?q"), "/?q"),
+    ] {
+        let request = || Request::get(target).header("host", "a");
+        let (parts, result) = to_up_as(request(), "http://up/public", false);
+        assert_eq!(result.map(|_| parts.uri.to_string()), below.map(str::to_owned), "{target}");
+        let (parts, result) = to_up(request());
+        assert_eq!((result, parts.uri.to_string().as_str()), (Ok(None), plain), "{target}");
+    }
+}
+
+#[test]
+fn the_server_as_a_whole_is_what_is_below_the_base() {
+    let options = || Request::options("*").header("host", "a");
+    assert_eq!(to_up(options()).0.uri, "*");
+    assert_eq!(to_up_as(options(), "http://up/base", false).0.uri, "/base");
+    let (_, result) = to_up(Request::get("*").header("host", "a"));
+    assert_eq!(result, Err(BadRequest::Target), "only OPTIONS has it (RFC 9112 section 3.2.4)");
+}
+
+#[test]
+fn a_request_has_one_host_that_is_one() {
+    for target in ["/", "http://real.example/"] {
+        let (_, result) = to_up(Request::get(target).header("host", "a").header("host", "a"));
+        assert_eq!(result, Err(BadRequest::Host), "{target}");
+        let (_, result) = to_up(Request::get(target));
+        assert_eq!(result, Err(BadRequest::Host), "{target}");
+    }
+    for host in ["", "me@a", "a b", "a:x", "a:99999", "[::1"] {
+        let (_, result) = to_up(Request::get("/").header("host", host));
+        assert_eq!(result, Err(BadRequest::HostSyntax), "{host}");
+    }
+    for target in ["http://me@real.example/", "http://me:secret@real.example/", "http://a:99999/"] {
+        let (_, result) = to_up(Request::get(target).header("host", "real.example"));
+        assert_eq!(result, Err(BadRequest::HostSyntax), "{target}");
+    }
+    let (_, result) = to_up(Request::get("ftp://real.example/").header("host", "real.example"));
+    assert_eq!(result, Err(BadRequest::Target));
+}
+
+#[test]
+fn a_body_in_another_coding_is_not_passed_on_as_if_it_had_none() {
+    for (coding, fault) in [
+        ("gzip, chunked", Fault::UnknownCoding),
+        ("xchunked, chunked", Fault::UnknownCoding),
+        ("chunked, chunked", Fault::Coding),
+    ] {
+        let (_, result) = to_up(Request::post("/").header("host", "a").header("transfer-encoding", coding));
+        assert_eq!(result, Err(BadRequest::Framing(fault)), "{coding}");
+    }
+}
+
+#[test]
+fn a_response_states_its_length_once_or_is_none() {
+    let checked = |fields: &[(&'static str, &'static str)], has_body| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        check_response(&mut headers, has_body).map(|()| lines(&headers))
+    };
+    for same in [&[("content-length", "2, 2")][..], &[("content-length", "2"), ("content-length", "2")]] {
+        assert_eq!(checked(same, true), Ok(vec!["content-length: 2".to_owned()]), "{same:?}");
+    }
+    assert_eq!(checked(&[("content-length", "002")], true), Ok(vec!["content-length: 002".to_owned()]));
+    assert_eq!(checked(&[("content-length", "2, 3")], false), Err(Fault::Length));
+    assert_eq!(checked(&[("transfer-encoding", "gzip, chunked")], true), Err(Fault::UnknownCoding));
+    assert_eq!(
+        checked(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], true),
+        Err(Fault::Coding)
+    );
+    assert!(checked(&[("transfer-encoding", "gzip")], false).is_ok(), "a response to HEAD has no body to take it off");
 }
 
 #[test]
