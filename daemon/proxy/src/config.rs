@@ -1,5 +1,6 @@
 //! Everything that can be tuned, with its unit, default and reason. Read once, immutable after.
 
+use crate::upgrades::Upgrades;
 use nitrotap_core::pool::Limits;
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ pub struct Config {
     /// How often idle upstream connections are checked for having been closed by the peer. Default 1 s. A connection
     /// is checked anyway before it is used again.
     pub sweep_every: Duration,
+    /// Protocols that a request may switch to. Default WebSocket.
+    pub upgrades: Upgrades,
+    /// Connections being turned away at once; one more is closed without an answer. Default 256.
+    pub max_lingering: usize,
 }
 
 impl Default for Config {
@@ -40,6 +45,8 @@ impl Default for Config {
             trust_forwarded: false,
             date_header: false,
             sweep_every: Duration::from_secs(1),
+            upgrades: Upgrades::default(),
+            max_lingering: 256,
         }
     }
 }

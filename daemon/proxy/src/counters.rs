@@ -63,6 +63,12 @@ nitrotap_core::counters! {
         refused_framing: Counter "nitrotap_proxy_refused_requests" { why = "framing" },
         /// Requests refused for what they say, by what is wrong with them.
         refused_body: Counter "nitrotap_proxy_refused_requests" { why = "body" },
+        /// Client connections being turned away: answered, not closed by the client yet.
+        lingering: Gauge "nitrotap_proxy_clients_lingering" {},
+        /// Client connections turned away without an answer, because too many were being turned away already.
+        shed_unanswered: Counter "nitrotap_proxy_clients_shed_unanswered" {},
+        /// Names of request fields dropped because an app could believe them wrongly.
+        dropped_fields: Counter "nitrotap_proxy_fields_dropped" {},
     }
 }
 

@@ -3,12 +3,11 @@
 //! Hop-by-hop fields go (RFC 9110 section 7.6.1), forwarding fields come, the target becomes what the upstream
 //! expects (RFC 9112 section 3.2). Everything else passes as it came.
 
-use crate::{reply::BadRequest, url::UpstreamUrl};
+use crate::{reply::BadRequest, trust, upgrades::Upgrades, url::UpstreamUrl};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING,
-        UPGRADE,
+        CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
     },
     request,
     uri::{PathAndQuery, Scheme},
@@ -30,6 +29,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) client: &'a HeaderValue,
     /// Keep `X-Forwarded-Proto` and `X-Forwarded-Host` as they came.
     pub(crate) trust_forwarded: bool,
+    /// What it may switch to.
+    pub(crate) upgrades: &'a Upgrades,
 }
 
 /// Makes the head of a client's request the head of the upstream's. Gives the protocol the client wants to switch to.
@@ -45,6 +46,7 @@ pub(crate) fn to_upstream(
     let http_1_0 = parts.version == Version::HTTP_10;
     framing::framing(http_1_0, values(&parts.headers, TRANSFER_ENCODING), values(&parts.headers, CONTENT_LENGTH))?;
     let host = normalise_target(parts, upstream)?;
+    let wanted = origin.upgrades.choose(&parts.headers);
     let hop = strip_hop_by_hop(&mut parts.headers);
     if hop.trailers_accepted {
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -55,7 +57,7 @@ pub(crate) fn to_upstream(
         parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     add_forwarding_fields(&mut parts.headers, origin, host);
-    let protocol = hop.upgrade.filter(|_| parts.version == Version::HTTP_11);
+    let protocol = hop.upgrade.and(wanted).filter(|_| parts.version == Version::HTTP_11);
     if let Some(protocol) = &protocol {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, protocol.clone());
@@ -186,8 +188,8 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
         headers.remove(CONTENT_LENGTH);
     }
     for name in named {
-        // Framing and routing are not the sender's to withdraw.
-        if name != HOST && name != CONTENT_LENGTH && name != TRAILER {
+        // Framing, routing and forwarding are not the sender's to withdraw.
+        if !trust::is_guarded(name.as_str()) {
             headers.remove(name);
         }
     }

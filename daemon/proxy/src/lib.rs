@@ -24,11 +24,15 @@ mod gather;
 mod head;
 mod housekeeper;
 mod lease;
+mod race;
 mod reply;
 mod runtime;
 mod service;
 mod shard;
+mod shed;
+mod trust;
 mod tunnel;
+mod upgrades;
 mod upstreams;
 mod url;
 
@@ -36,6 +40,7 @@ pub use config::Config;
 pub use counters::ProxyCounters;
 pub use runtime::{ByteStream, DialFailure, Dialer, Runtime};
 pub use shard::{Peer, Shard};
+pub use upgrades::{UpgradeError, Upgrades};
 pub use url::{UpstreamUrl, UrlError};
 
 #[cfg(test)]

@@ -123,21 +123,3 @@ pub(crate) fn answer(trouble: Trouble) -> Response<Bytes> {
     }
     response
 }
-
-/// What a client beyond the limit gets, without its request being read.
-pub(crate) const SHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: text/plain; charset=utf-8\r\n\
-    content-length: 68\r\n\
-    connection: close\r\n\
-    retry-after: 1\r\n\r\n\
-    503 Service Unavailable: too many connections; try again in a while\n";
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_shedding_answer_states_its_true_length() {
-        let text = std::str::from_utf8(super::SHED).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
-    }
-}

@@ -8,9 +8,9 @@ use crate::{
     lease::{Cause, Failure, Lease},
     reply::{self, BadRequest, Trouble},
     runtime::{Dialer, Runtime},
-    tunnel,
+    trust, tunnel, upgrades,
 };
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
@@ -60,21 +60,24 @@ struct Job {
     idempotent: bool,
     /// The method is HEAD: the response has no body, whatever it says.
     head_only: bool,
-    /// Where to get the client's connection, if it asked for another protocol.
-    upgrade: Option<OnUpgrade>,
+    /// Where to get the client's connection, and the protocol it asked for.
+    upgrade: Option<(OnUpgrade, HeaderValue)>,
 }
 
 fn prepare<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut request: Request<Incoming>) -> Result<Box<Job>, Trouble> {
     let upstreams = &turn.shard.upstreams;
+    let config = &upstreams.config;
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let (mut parts, body) = request.into_parts();
-    let origin = Origin { client: &turn.client.address, trust_forwarded: upstreams.config.trust_forwarded };
+    let origin =
+        Origin { client: &turn.client.address, trust_forwarded: config.trust_forwarded, upgrades: &config.upgrades };
+    turn.shard.counters.borrow_mut().dropped_fields += trust::clean(&mut parts.headers, config.trust_forwarded);
     let protocol = head::to_upstream(&mut parts, &upstreams.url, &origin, !body.is_end_stream())
         .map_err(|why| report(turn, Trouble::Refused(why), &why.to_string()))?;
     Ok(Box::new(Job {
         idempotent: parts.method.is_idempotent(),
         head_only: parts.method == Method::HEAD,
-        upgrade: on_upgrade.filter(|_| protocol.is_some()),
+        upgrade: on_upgrade.zip(protocol),
         request: Some(Request::from_parts(parts, UpstreamBody::new(body))),
     }))
 }
@@ -137,11 +140,14 @@ fn switch<R: Runtime, D: Dialer>(
     turn: &Turn<R, D>,
     response: Response<Incoming>,
     lease: Lease<R, D>,
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<(OnUpgrade, HeaderValue)>,
 ) -> Result<Reply<R, D>, Trouble> {
-    let Some(on_upgrade) = upgrade else {
+    let Some((on_upgrade, asked)) = upgrade else {
         return Err(report(turn, Trouble::Broken, "a 101 nobody asked for"));
     };
+    if !upgrades::agrees(&asked, response.headers()) {
+        return Err(report(turn, Trouble::Broken, "a 101 to another protocol than the client asked for"));
+    }
     let (mut parts, _) = response.into_parts();
     parts.extensions.remove::<OnUpgrade>();
     head::to_client_upgraded(&mut parts.headers);

@@ -7,8 +7,9 @@ use crate::{
     client::{Client, Overdue},
     config::Config,
     counters::ProxyCounters,
-    housekeeper, reply,
+    housekeeper,
     runtime::{Dialer, Runtime},
+    shed,
     upstreams::Upstreams,
     url::UpstreamUrl,
 };
@@ -21,7 +22,7 @@ use std::{
     rc::Rc,
     task::{Context, Poll, Waker},
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A single-threaded reverse proxy for one upstream. Clones are handles to the same shard.
 pub struct Shard<R: Runtime, D: Dialer>(Rc<Inner<R, D>>);
@@ -66,7 +67,7 @@ impl<R: Runtime, D: Dialer> Shard<R, D> {
         let runtime = &self.0.upstreams.runtime;
         if !inner.has_room() {
             inner.counters.borrow_mut().shed += 1;
-            return runtime.spawn(shed(stream));
+            return shed::turn_away(&inner, stream, shed::FULL);
         }
         let client = Client::new(address(peer), runtime.now());
         inner.admit(&client);
@@ -132,7 +133,8 @@ impl<R: Runtime, D: Dialer> Inner<R, D> {
     }
 
     fn is_empty(&self) -> bool {
-        self.clients.borrow().is_empty() && self.counters.borrow().tunnels == 0
+        let counters = self.counters.borrow();
+        self.clients.borrow().is_empty() && counters.tunnels == 0 && counters.lingering == 0
     }
 
     fn has_room(&self) -> bool {
@@ -214,13 +216,4 @@ fn address(peer: Peer) -> HeaderValue {
         Peer::Ip(ip) => HeaderValue::try_from(ip.to_canonical().to_string()).expect("an address is visible ASCII"),
         Peer::Unknown => HeaderValue::from_static("unknown"),
     }
-}
-
-/// Best effort: a peer that does not read loses the answer, and nothing waits for it.
-async fn shed<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
-    let mut write = std::pin::pin!(async {
-        let written = stream.write_all(reply::SHED).await;
-        written.and(stream.shutdown().await)
-    });
-    poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx).is_ready())).await;
 }

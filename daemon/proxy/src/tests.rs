@@ -3,6 +3,7 @@
 mod clients;
 mod failures;
 mod forwarding;
+mod hygiene;
 mod reuse;
 mod upgrades;
 mod world;

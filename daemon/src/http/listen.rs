@@ -88,17 +88,24 @@ pub(super) struct Acceptor {
 impl Acceptor {
     /// The next client.
     pub(super) async fn accept(&self) -> io::Result<(Socket, Peer)> {
+        self.fd.async_io(Interest::READABLE, |fd| self.try_accept(fd)).await
+    }
+
+    /// A client that has connected already, if there is one.
+    pub(super) fn accept_now(&self) -> Option<(Socket, Peer)> {
+        self.try_accept(self.fd.get_ref()).ok()
+    }
+
+    fn try_accept(&self, fd: &OwnedFd) -> io::Result<(Socket, Peer)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         match self.address {
             ListenAddr::Tcp(_) => {
-                let accept = |fd: &OwnedFd| Ok(net::acceptfrom_with(fd, flags)?);
-                let (fd, peer) = self.fd.async_io(Interest::READABLE, accept).await?;
+                let (fd, peer) = net::acceptfrom_with(fd, flags)?;
                 let peer = peer.and_then(|any| SocketAddr::try_from(any).ok());
                 Ok((Socket::Tcp(fd.into()), peer.map_or(Peer::Unknown, |address| Peer::Ip(address.ip()))))
             }
             ListenAddr::Vsock { .. } => {
-                let accept = |fd: &OwnedFd| Ok(net::accept_with(fd, flags)?);
-                let fd = self.fd.async_io(Interest::READABLE, accept).await?;
+                let fd = net::accept_with(fd, flags)?;
                 Ok((Socket::Other(fd, VSOCK_MAX_WRITE), Peer::Unknown))
             }
         }
@@ -106,7 +113,7 @@ impl Acceptor {
 }
 
 /// Connections the kernel completes before we accept them; it caps this at `net.core.somaxconn`, 4096 by default.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Silence after which the kernel asks a client whether it is still there, and the pause between its 9 questions.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);

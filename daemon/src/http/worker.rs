@@ -5,7 +5,7 @@
 
 use super::{
     dial::TcpDialer,
-    listen::{Acceptor, Listener},
+    listen::{Acceptor, BACKLOG, Listener},
     proxy_protocol::{self, HeaderCounters, Headers},
     server::ProxyOptions,
     stream::{ClientStream, Seat, Socket},
@@ -98,9 +98,10 @@ impl Worker {
         };
         drop(tokio::task::spawn_local(publish(service.clone(), self.published.clone())));
         let entrances: Rc<[Entrance]> = self.entrances.into();
+        let mut accepting = Vec::new();
         for listener in self.listeners {
             match listener.register() {
-                Ok(acceptor) => drop(tokio::task::spawn_local(accept(
+                Ok(acceptor) => accepting.push(tokio::task::spawn_local(accept(
                     acceptor,
                     service.clone(),
                     entrances.clone(),
@@ -120,7 +121,10 @@ impl Worker {
                 }
             }
             service.shard.drain();
-            // Those still on their way are told that they came too late.
+            // Those still on their way, in the kernel or from another worker, are told that they came too late.
+            for accepting in accepting {
+                drop(accepting.await);
+            }
             self.clients.close();
             while let Some((socket, peer, seat)) = self.clients.recv().await {
                 service.serve(socket, peer, seat);
@@ -165,7 +169,7 @@ impl Service {
     }
 }
 
-/// Accepts until the drain, dealing out to all workers.
+/// Accepts until the drain, dealing out to all workers. Whoever had connected before it is heard here.
 async fn accept(acceptor: Acceptor, service: Service, entrances: Rc<[Entrance]>, mut phase: watch::Receiver<Phase>) {
     let accepting = async {
         loop {
@@ -191,6 +195,12 @@ async fn accept(acceptor: Acceptor, service: Service, entrances: Rc<[Entrance]>,
     tokio::select! {
         () = accepting => {}
         _ = phase.wait_for(|phase| *phase >= Phase::Drain) => {}
+    }
+    for _ in 0..BACKLOG {
+        let Some((socket, peer)) = acceptor.accept_now() else { break };
+        if let Some(entrance) = entrances.first() {
+            service.serve(socket, peer, Seat::take(&entrance.open));
+        }
     }
 }
 

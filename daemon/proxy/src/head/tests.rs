@@ -12,7 +12,7 @@ fn to_up_as(
 ) -> (request::Parts, Result<Option<HeaderValue>, BadRequest>) {
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let client = HeaderValue::from_static("192.0.2.7");
-    let origin = Origin { client: &client, trust_forwarded };
+    let origin = Origin { client: &client, trust_forwarded, upgrades: &Upgrades::default() };
     let result = to_upstream(&mut parts, &upstream.parse().unwrap(), &origin, true);
     (parts, result)
 }
@@ -89,10 +89,31 @@ fn fields_of_this_hop_stay_on_this_hop() {
         [
             "content-type: text/plain",
             "host: a",
-            "x-forwarded-for: 192.0.2.7",
+            "x-forwarded-for: 203.0.113.9, 192.0.2.7",
             "x-forwarded-host: a",
             "x-forwarded-proto: http",
         ]
+    );
+}
+
+#[test]
+fn an_upgrade_that_is_not_allowed_is_an_ordinary_request() {
+    for protocols in ["h2c", "foo", "h2c, foo"] {
+        let request = Request::get("/")
+            .header("host", "a")
+            .header("connection", "Upgrade, HTTP2-Settings")
+            .header("upgrade", protocols)
+            .header("http2-settings", "AAMAAABkAAQAAP__");
+        let (parts, result) = to_up(request);
+        assert_eq!(result, Ok(None));
+        assert!(["connection", "upgrade", "http2-settings"].iter().all(|name| !parts.headers.contains_key(*name)));
+    }
+    let request =
+        Request::get("/").header("host", "a").header("connection", "upgrade").header("upgrade", "h2c, websocket");
+    let (parts, result) = to_up(request);
+    assert_eq!(
+        (result.unwrap().unwrap(), &parts.headers["upgrade"]),
+        ("websocket".parse().unwrap(), &"websocket".parse().unwrap())
     );
 }
 

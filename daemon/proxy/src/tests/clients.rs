@@ -112,6 +112,41 @@ fn one_client_too_many_is_told_so_and_closed() {
 }
 
 #[test]
+fn a_client_turned_away_may_finish_its_request_before_the_connection_ends() {
+    run(Config { max_clients: 1, ..Config::default() }, async |w| {
+        let _first = w.client();
+        let mut second = w.client();
+        second
+            .send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n{}", "x".repeat(200_000)))
+            .await;
+        assert!(second.rest().await.starts_with("HTTP/1.1 503 "));
+        assert_eq!((w.proxy().lingering, w.proxy().shed), (1, 1));
+        drop(second);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(w.proxy().lingering, 0);
+    });
+}
+
+#[test]
+fn clients_turned_away_cannot_stay_and_more_than_the_limit_get_no_answer() {
+    run(Config { max_clients: 0, max_lingering: 2, ..Config::default() }, async |w| {
+        let (mut one, mut two, mut three) = (w.client(), w.client(), w.client());
+        assert_eq!(three.rest().await, "");
+        assert_eq!((w.proxy().lingering, w.proxy().shed, w.proxy().shed_unanswered), (2, 3, 1));
+        assert!(w.seconds() < 1.0);
+        w.shard.drained().await;
+        assert!((1.9..2.1).contains(&w.seconds()), "{}", w.seconds());
+        for told in [&mut one, &mut two] {
+            assert!(told.rest().await.starts_with("HTTP/1.1 503 "));
+        }
+        // Neither one that sends for ever.
+        let mut chatty = w.client();
+        chatty.try_send(&"x".repeat(4_000_000)).await;
+        assert!(w.seconds() < 2.2 && w.proxy().lingering == 0);
+    });
+}
+
+#[test]
 fn draining_finishes_what_is_in_flight_and_closes_the_rest() {
     run(Config::default(), async |w| {
         let (mut busy, mut idle) = (w.client(), w.client());

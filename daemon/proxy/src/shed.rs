@@ -1,0 +1,97 @@
+//! Turns a client away so that the answer arrives.
+//!
+//! Closing a socket that holds unread bytes resets the connection, and a reset takes an answer in flight with it. So
+//! the answer is written, our direction ended, and what the client sends is read and forgotten until it closes too
+//! (a lingering close). Owns: how many connections are being turned away. Bounds: [`Config::max_lingering`] at once,
+//! one more is closed without an answer; [`LINGER`] and [`LINGER_BYTES`] for each.
+//!
+//! [`Config::max_lingering`]: crate::Config::max_lingering
+
+use crate::{
+    race::{Either, race},
+    runtime::{Dialer, Runtime},
+    shard::Inner,
+};
+use std::{rc::Rc, time::Duration};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+/// Longest time for a client to take its answer and close.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Most bytes read from a client that is turned away: what it may have had on its way to us.
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// Bytes read at a time.
+const SINK: usize = 2048;
+
+/// What a client beyond the limit gets, without its request being read.
+pub(crate) const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 68\r\n\
+    connection: close\r\n\
+    retry-after: 1\r\n\r\n\
+    503 Service Unavailable: too many connections; try again in a while\n";
+
+/// Gives `stream` its `answer` and ends it, in a task of its own.
+pub(crate) fn turn_away<R: Runtime, D: Dialer, S>(shard: &Rc<Inner<R, D>>, stream: S, answer: &'static [u8])
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let Some(seat) = Seat::take(shard) else { return };
+    let runtime = &shard.upstreams.runtime;
+    let deadline = runtime.sleep_until(runtime.now() + LINGER);
+    runtime.spawn(async move {
+        // Without an answer: it left, or it does not read.
+        let answered = matches!(race(tell(stream, answer), deadline).await, Either::First(Ok(())));
+        tracing::debug!(answered, "client turned away");
+        drop(seat);
+    });
+}
+
+async fn tell<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8]) -> std::io::Result<()> {
+    stream.write_all(answer).await?;
+    stream.shutdown().await?;
+    let mut sink = [0; SINK];
+    let mut left = LINGER_BYTES;
+    while left > 0 {
+        match stream.read(&mut sink).await? {
+            0 => break,
+            n => left = left.saturating_sub(n),
+        }
+    }
+    Ok(())
+}
+
+/// One connection among those being turned away.
+struct Seat<R: Runtime, D: Dialer>(Rc<Inner<R, D>>);
+
+impl<R: Runtime, D: Dialer> Seat<R, D> {
+    fn take(shard: &Rc<Inner<R, D>>) -> Option<Self> {
+        let mut counters = shard.counters.borrow_mut();
+        if counters.lingering >= shard.upstreams.config.max_lingering as u64 {
+            counters.shed_unanswered += 1;
+            return None;
+        }
+        counters.lingering += 1;
+        Some(Self(shard.clone()))
+    }
+}
+
+impl<R: Runtime, D: Dialer> Drop for Seat<R, D> {
+    fn drop(&mut self) {
+        self.0.counters.borrow_mut().lingering -= 1;
+        self.0.wake_drained();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FULL;
+
+    #[test]
+    fn the_answer_states_its_true_length() {
+        let text = std::str::from_utf8(FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
+    }
+}
