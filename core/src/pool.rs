@@ -10,6 +10,7 @@ mod counters;
 mod demand;
 mod limits;
 mod machine;
+mod redial;
 pub mod retry;
 mod table;
 mod types;

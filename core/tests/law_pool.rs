@@ -71,6 +71,7 @@ impl Arbitrary for Script {
             head_timeout: Duration::from_millis(1 + u64::arbitrary(g) % 400),
             idle_timeout: Duration::from_millis(1 + u64::arbitrary(g) % 800),
             demand_window: Duration::from_millis(8 * (1 + u64::arbitrary(g) % 40)),
+            connect_retry: Duration::from_millis((u64::arbitrary(g) % 400).saturating_sub(100)),
         };
         Self { limits, steps: Vec::arbitrary(g) }
     }
@@ -96,6 +97,7 @@ impl Arbitrary for Step {
             What::Connected,
             What::Connected,
             What::Connected,
+            What::DialFailed(DialError::Refused),
             What::DialFailed(DialError::Refused),
             What::DialFailed(DialError::Other),
             What::Progress,
@@ -325,6 +327,8 @@ struct Model {
     heads: Vec<(usize, Instant)>,
     streaming: Vec<usize>,
     waiters: Vec<(usize, Instant, Want)>,
+    /// While the upstream refuses: when it is dialled again, and the pause before that.
+    redial: Option<(Instant, Duration)>,
     /// Demand from each time on.
     history: Vec<(Instant, usize)>,
     next_conn: usize,
@@ -343,6 +347,7 @@ impl Model {
             heads: vec![],
             streaming: vec![],
             waiters: vec![],
+            redial: None,
             history: vec![(Instant::ZERO, 0)],
             next_conn: 0,
             next_req: 0,
@@ -406,12 +411,16 @@ impl Model {
     fn connected(&mut self, now: Instant, conn: usize) {
         if take(&mut self.dialing, conn) {
             self.count.connected += 1;
+            let refused_before = self.redial.take().is_some();
             if self.waiters.is_empty() {
                 self.count.dials_spare += 1;
                 self.park(now, conn);
             } else {
                 let (req, ..) = self.waiters.remove(0);
                 self.assign(now, req, conn, false);
+            }
+            if refused_before {
+                self.cover(now);
             }
         }
         self.settle(now);
@@ -426,11 +435,35 @@ impl Model {
                 DialError::Unresolved => self.count.dial_unresolved += 1,
                 DialError::Other => self.count.dial_other += 1,
             }
+            if why == DialError::Refused && self.limits.connect_retry > Duration::ZERO {
+                return self.refused(now);
+            }
+            self.redial = None;
             let uncovered = self.waiters.len().saturating_sub(self.dialing.len());
             let victims = if self.idle.len() + self.active() == 0 { uncovered } else { uncovered.min(1) };
             for (req, ..) in self.waiters.drain(..victims).collect::<Vec<_>>() {
                 self.reject(req, RejectWhy::DialFailed(why));
             }
+        }
+        self.settle(now);
+    }
+
+    fn refused(&mut self, now: Instant) {
+        let longest = Duration::from_millis(250);
+        let pause = self.redial.map_or(Duration::from_millis(10), |(_, pause)| (2 * pause).min(longest));
+        if self.redial.is_none_or(|(at, _)| at <= now) {
+            // SplitMix64 of the number of dials so far takes up to a quarter off.
+            let mut z = self.count.dials.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let off = pause / 4 * ((z ^ (z >> 31)) % 1024) as u32 / 1024;
+            self.redial = Some((now + (pause - off), pause));
+        }
+        while let Some(&(req, since, _)) = self.waiters.first()
+            && since + self.limits.connect_retry <= now
+        {
+            self.waiters.remove(0);
+            self.reject(req, RejectWhy::DialFailed(DialError::Refused));
         }
         self.settle(now);
     }
@@ -491,11 +524,21 @@ impl Model {
             && since + limits.wait_timeout <= now
         {
             self.waiters.remove(0);
-            let dial = RejectWhy::DialFailed(DialError::TimedOut);
-            self.reject(req, if self.dialing.is_empty() { RejectWhy::WaitTimeout } else { dial });
+            let open = self.dialing.len() + self.idle.len() + self.active();
+            let why = if self.redial.is_some() && open < limits.max_conns {
+                RejectWhy::DialFailed(DialError::Refused)
+            } else if self.dialing.is_empty() {
+                RejectWhy::WaitTimeout
+            } else {
+                RejectWhy::DialFailed(DialError::TimedOut)
+            };
+            self.reject(req, why);
         }
         while self.idle.first().is_some_and(|i| i.1 + limits.idle_timeout <= now) {
             self.close_oldest_idle(CloseWhy::IdleTimeout);
+        }
+        if self.redial.is_some() && self.dialing.is_empty() {
+            self.cover(now);
         }
         self.settle(now);
         self.trim(now);
@@ -526,7 +569,11 @@ impl Model {
     }
 
     fn cover(&mut self, now: Instant) {
-        while self.dialing.len() < self.waiters.len() {
+        let wanted = match self.redial {
+            None => self.waiters.len(),
+            Some((at, _)) => usize::from(at <= now && !self.waiters.is_empty()),
+        };
+        while self.dialing.len() < wanted {
             if self.dialing.len() + self.idle.len() + self.active() == self.limits.max_conns {
                 if self.idle.is_empty() {
                     break;
@@ -536,6 +583,7 @@ impl Model {
             self.dialing.push((self.next_conn, now));
             self.out.push(Seen::Dial(self.next_conn));
             self.count.dials += 1;
+            self.count.redials += u64::from(self.redial.is_some());
             self.next_conn += 1;
         }
     }

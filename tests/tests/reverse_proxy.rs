@@ -209,6 +209,45 @@ fn two_hundred_clients_at_once_all_get_their_answers() {
 }
 
 #[test]
+fn every_client_beyond_the_limit_is_told_so_whether_it_asks_or_listens_first() {
+    let world = World::new(&["--workers", "1", "--max-clients", "1"]);
+    let mut first = world.client();
+    // The probes of the harness may still be there for a moment.
+    wait::until("a place", SOON, || {
+        first = world.client();
+        first.ask(&get("/")).ok().filter(|answer| answer.status().unwrap() == 200).map(drop)
+    });
+    for request in
+        ["", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123"]
+    {
+        for _ in 0..20 {
+            let mut surplus = world.client();
+            std::io::Write::write_all(surplus.reader().get_mut(), request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            surplus.reader().read_to_string(&mut answer).expect("the end of the connection, not a reset");
+            assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: "), "{answer}");
+        }
+    }
+    assert_eq!(first.ask(&get("/")).unwrap().status().unwrap(), 200);
+}
+
+#[test]
+fn an_app_that_restarts_costs_its_clients_a_wait_and_no_answer() {
+    let mut world = World::new(&[]);
+    assert_eq!(world.get("/").status().unwrap(), 200);
+    world.app.kill();
+    let upstream = world.app_address.to_string();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| world.get("/").status().unwrap());
+        let mut again = Command::new(binaries::guest());
+        again.args(["http-server", &upstream]);
+        let mut app = Process::start("app", again, &world.scratch);
+        app.expect_line("listening on ", SOON);
+        assert_eq!(waiting.join().unwrap(), 200);
+    });
+}
+
+#[test]
 fn an_upstream_that_is_down_is_answered_502_until_it_is_back() {
     let mut world = World::new(&[]);
     assert_eq!(world.get("/").status().unwrap(), 200);

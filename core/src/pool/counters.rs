@@ -62,6 +62,8 @@ crate::counters! {
         close_drained: Counter "nitrotap_pool_closes" { cause = "drained" },
         /// Upstream connections closed, by cause.
         close_head_timeout: Counter "nitrotap_pool_closes" { cause = "head_timeout" },
+        /// Dials that asked once more whether an upstream that refused connections takes them again.
+        redials: Counter "nitrotap_pool_redials" {},
         /// Times the driver's clock went backwards; such a time is taken as the last one seen.
         clock_backwards: Counter "nitrotap_pool_clock_backwards" {},
     }

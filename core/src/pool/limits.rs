@@ -30,6 +30,9 @@ pub struct Limits {
     /// How far back demand is remembered. Default 30 s: longer than the pause between two bursts of a page load,
     /// short enough that a spike's connections go soon after it.
     pub demand_window: Duration,
+    /// How long a request waits for an upstream that refuses connections, because its app restarts, before it is told
+    /// so; nothing of it has been sent, so nothing is sent twice. Default 2 s. Zero: not at all.
+    pub connect_retry: Duration,
 }
 
 impl Default for Limits {
@@ -44,6 +47,7 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             demand_window: Duration::from_secs(30),
+            connect_retry: Duration::from_secs(2),
         }
     }
 }

@@ -13,6 +13,9 @@
 //! 3. A dial that finds nobody waiting leaves an idle connection.
 //! 4. A failed dial rejects the FIFO's head, unless other dials still cover every waiter, and starts no new dial.
 //!    When that leaves no open connection, it rejects every waiter that no dial covers: nothing would serve them.
+//!    A refused dial is another matter, because an app that restarts refuses: it rejects only those who have waited for
+//!    [`Limits::connect_retry`]. From then on one dial at a time, after growing pauses, serves all waiters, until one
+//!    succeeds or fails in another way.
 //! 5. Open connections number at most the peak of demand (busy connections and waiting requests) over
 //!    [`Limits::demand_window`], or [`Limits::min_idle`]; the oldest idle ones go first.
 
@@ -20,6 +23,7 @@ use super::{
     counters::PoolCounters,
     demand::Demand,
     limits::Limits,
+    redial::Redial,
     table::{List, Table},
     types::{CloseWhy, ConnId, DialError, Output, RejectWhy, ReqId, TimerKind, Verdict, Want},
 };
@@ -46,6 +50,8 @@ pub struct Pool {
     fifo: List,
     /// Requests waiting for a fresh connection, the oldest first.
     fresh: List,
+    /// Since the upstream refused a dial.
+    redial: Option<Redial>,
     demand: Demand,
     output: VecDeque<Output>,
     counters: PoolCounters,
@@ -92,6 +98,7 @@ impl Pool {
             waiters: Table::new(limits.max_waiters),
             fifo: List::new(),
             fresh: List::new(),
+            redial: None,
             demand: Demand::new(limits.demand_window),
             output: VecDeque::new(),
             counters: PoolCounters::default(),
@@ -160,6 +167,7 @@ impl Pool {
         if self.state(conn) == Some(State::Dialing) {
             self.counters.connected += 1;
             self.dialing.unlink(&mut self.conns, conn.slot);
+            let refused_before = self.redial.take().is_some();
             if let Some(waiter) = self.oldest_waiter() {
                 let req = self.dequeue(waiter);
                 self.active += 1;
@@ -167,6 +175,9 @@ impl Pool {
             } else {
                 self.counters.dials_spare += 1;
                 self.become_idle(conn.slot);
+            }
+            if refused_before {
+                self.cover_waiters();
             }
         }
         self.settle();
@@ -256,12 +267,19 @@ impl Pool {
             if self.now < self.waiters.at(waiter).1.since + self.limits.wait_timeout {
                 break;
             }
-            let late = self.dialing.len() > 0;
+            let why = match (self.redial, self.dialing.len()) {
+                (Some(_), _) if !self.conns.is_full() => RejectWhy::DialFailed(DialError::Refused),
+                (_, 1..) => RejectWhy::DialFailed(DialError::TimedOut),
+                (_, 0) => RejectWhy::WaitTimeout,
+            };
             let req = self.dequeue(waiter);
-            self.reject(req, if late { RejectWhy::DialFailed(DialError::TimedOut) } else { RejectWhy::WaitTimeout });
+            self.reject(req, why);
         }
         while self.overdue(&self.idle, self.limits.idle_timeout).is_some() {
             self.close_oldest_idle(CloseWhy::IdleTimeout);
+        }
+        if self.redial_due().is_some_and(|at| at <= self.now) {
+            self.cover_waiters();
         }
         self.settle();
         self.trim();
@@ -289,6 +307,7 @@ impl Pool {
             (waiter, TimerKind::Wait),
             (conn(&self.idle, self.limits.idle_timeout), TimerKind::Idle),
             (demand, TimerKind::Demand),
+            (self.redial_due(), TimerKind::Redial),
         ]
         .into_iter()
         .filter_map(|(at, kind)| at.map(|at| (at, kind)))
@@ -382,7 +401,12 @@ impl Pool {
 
     /// Dials until each waiter has a dial in flight, or no place is left.
     fn cover_waiters(&mut self) {
-        while self.dialing.len() < self.waiting() {
+        let wanted = match self.redial {
+            None => self.waiting(),
+            Some(redial) if self.now < redial.at => 0,
+            Some(_) => self.waiting().min(1),
+        };
+        while self.dialing.len() < wanted {
             if self.conns.is_full() {
                 // There are idle connections beside waiters only if those want fresh ones.
                 self.close_oldest_idle(CloseWhy::Replaced);
@@ -391,9 +415,16 @@ impl Pool {
                 break;
             };
             self.counters.dials += 1;
+            self.counters.redials += u64::from(self.redial.is_some());
             self.dialing.push_back(&mut self.conns, slot);
             self.output.push_back(Output::Dial { conn: ConnId { serial, slot } });
         }
+    }
+
+    /// When the next dial after a refusal begins, if somebody waits for it and there is room.
+    fn redial_due(&self) -> Option<Instant> {
+        let possible = self.waiting() > 0 && self.dialing.len() == 0 && (!self.conns.is_full() || self.idle.len() > 0);
+        self.redial.filter(|_| possible).map(|redial| redial.at)
     }
 
     /// Rule 4.
@@ -407,6 +438,17 @@ impl Pool {
         }
         self.dialing.unlink(&mut self.conns, slot);
         self.conns.remove(slot);
+        if why == DialError::Refused && !self.limits.connect_retry.is_zero() {
+            self.redial = Some(Redial::after_refusal(self.redial, self.now, self.counters.dials));
+            while let Some(waiter) = self.oldest_waiter()
+                && self.waiters.at(waiter).1.since + self.limits.connect_retry <= self.now
+            {
+                let req = self.dequeue(waiter);
+                self.reject(req, RejectWhy::DialFailed(why));
+            }
+            return;
+        }
+        self.redial = None;
         let nothing_open = self.active + self.idle.len() == 0;
         while self.waiting() > self.dialing.len() {
             let Some(waiter) = self.oldest_waiter() else { break };

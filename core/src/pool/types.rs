@@ -167,4 +167,6 @@ pub enum TimerKind {
     Head,
     /// The demand window moves on.
     Demand,
+    /// An upstream that refused connections is dialled again.
+    Redial,
 }

@@ -3,7 +3,7 @@
 use super::{listen::ListenAddr, server::ProxyOptions};
 use crate::errors::Error;
 use nitrotap_core::pool::Limits;
-use nitrotap_proxy::{Config, UpstreamUrl};
+use nitrotap_proxy::{Config, Upgrades, UpstreamUrl};
 use std::{num::NonZeroUsize, str::FromStr, thread, time::Duration};
 
 /// Flags of the reverse proxy. Flatten it last: its heading is also that of the flags after it.
@@ -38,6 +38,10 @@ pub(crate) struct ProxyFlags {
     #[arg(long, value_name = "SECONDS", default_value = "10")]
     queue_timeout: Seconds,
 
+    /// Longest wait for an upstream that refuses connections, because the app restarts, before a 502; 0 is none
+    #[arg(long, value_name = "SECONDS", default_value = "2")]
+    connect_retry: SecondsOrNone,
+
     /// Longest wait for a connection to the upstream before a 504
     #[arg(long, value_name = "SECONDS", default_value = "5")]
     connect_timeout: Seconds,
@@ -58,7 +62,8 @@ pub(crate) struct ProxyFlags {
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     idle_timeout: Seconds,
 
-    /// Keep X-Forwarded-Proto and X-Forwarded-Host of requests, because a trusted proxy in front sets them
+    /// Keep what requests say about their origin (X-Forwarded-*, Forwarded, X-Real-IP and the like), because a trusted
+    /// proxy in front sets it; otherwise it is dropped, but for X-Forwarded-For, which the client's address is added to
     #[arg(long)]
     trust_forwarded: bool,
 
@@ -66,6 +71,10 @@ pub(crate) struct ProxyFlags {
     /// only behind a proxy that sends one, since it is believed
     #[arg(long, requires = "listen")]
     accept_proxy_protocol: bool,
+
+    /// Let requests switch to this protocol too, beside websocket; repeatable
+    #[arg(long, value_name = "PROTOCOL", requires = "listen")]
+    allow_upgrade: Vec<String>,
 }
 
 impl ProxyFlags {
@@ -90,10 +99,16 @@ impl ProxyFlags {
             dial_timeout: self.connect_timeout.0,
             head_timeout: self.response_timeout.0,
             idle_timeout: self.idle_timeout.0,
+            connect_retry: self.connect_retry.0,
             ..Limits::default()
         };
+        let mut upgrades = Upgrades::default();
+        for name in &self.allow_upgrade {
+            upgrades.allow(name).map_err(|why| Error::usage(format!("--allow-upgrade {name}: {why}")))?;
+        }
         let config = Config {
             limits,
+            upgrades,
             max_clients: share(self.max_clients),
             header_timeout: self.header_timeout.0,
             keep_alive_timeout: self.keep_alive_timeout.0,
@@ -127,6 +142,18 @@ impl FromStr for Seconds {
             .filter(|s| *s >= Duration::from_millis(1) && *s <= Duration::from_secs(86_400))
             .map(Self)
             .ok_or("expected seconds from 0.001 to 86400, such as 10 or 0.5")
+    }
+}
+
+/// A time in seconds that may be nothing at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SecondsOrNone(pub(crate) Duration);
+
+impl FromStr for SecondsOrNone {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.parse() == Ok(0.0) { Ok(Self(Duration::ZERO)) } else { text.parse::<Seconds>().map(|s| Self(s.0)) }
     }
 }
 
@@ -164,10 +191,18 @@ mod tests {
     }
 
     #[test]
+    fn only_protocols_that_the_proxy_understands_less_than_http_can_be_allowed() {
+        let args = ["--listen", "127.0.0.1:0", "--upstream", "http://a", "--allow-upgrade"];
+        assert!(parse(&[&args[..], &["foo"]].concat()).is_ok());
+        assert!(parse(&[&args[..], &["h2c"]].concat()).unwrap_err().contains("--allow-upgrade h2c"));
+    }
+
+    #[test]
     fn times_are_positive_seconds() {
         assert_eq!("0.5".parse(), Ok(Seconds(Duration::from_millis(500))));
         for bad in ["0", "-1", "x", "1s", "inf", "1e9"] {
             assert!(bad.parse::<Seconds>().is_err(), "{bad}");
+            assert_eq!(bad.parse::<SecondsOrNone>().is_ok(), bad == "0", "{bad}");
         }
     }
 }

@@ -88,8 +88,8 @@ fn one_failed_dial_rejects_one_request_while_others_are_being_served() {
     let dial = t.dialled();
     let _second = t.pool.handle_request(t.now, Want::Any);
     t.dialled();
-    t.pool.handle_dial_failed(t.now, dial, DialError::Refused);
-    assert_eq!(t.outputs(), [Output::Reject { req: first, why: RejectWhy::DialFailed(DialError::Refused) }]);
+    t.pool.handle_dial_failed(t.now, dial, DialError::Unreachable);
+    assert_eq!(t.outputs(), [Output::Reject { req: first, why: RejectWhy::DialFailed(DialError::Unreachable) }]);
     assert_eq!(t.pool.counters().waiting, 1);
 }
 
@@ -104,10 +104,73 @@ fn when_nothing_is_open_a_failed_dial_rejects_every_waiter_that_no_dial_covers_a
         })
         .collect();
     let dial = t.dialled();
-    t.pool.handle_dial_failed(t.now, dial, DialError::Refused);
-    let why = RejectWhy::DialFailed(DialError::Refused);
+    t.pool.handle_dial_failed(t.now, dial, DialError::Unreachable);
+    let why = RejectWhy::DialFailed(DialError::Unreachable);
     assert_eq!(t.outputs(), reqs.iter().map(|&req| Output::Reject { req, why }).collect::<Vec<_>>());
     assert!(t.pool.is_quiet());
+}
+
+#[test]
+fn an_upstream_that_refuses_is_dialled_again_by_one_until_it_takes_connections_for_all() {
+    let mut t = Tester::new(Limits::default());
+    let ask = |_| {
+        let _ = t.pool.handle_request(t.now, Want::Any);
+        t.dialled()
+    };
+    let dials: Vec<ConnId> = (0..3).map(ask).collect();
+    for dial in dials {
+        t.pool.handle_dial_failed(t.now, dial, DialError::Refused);
+    }
+    assert_eq!(t.outputs(), [], "nobody is told yet");
+    let mut again = Vec::new();
+    while again.len() < 5 {
+        let (at, kind) = t.pool.poll_timeout().unwrap();
+        assert_eq!(kind, TimerKind::Redial);
+        t.wait(at.since(t.now));
+        let dial = t.dialled();
+        assert_eq!(t.outputs(), [], "one dial at a time");
+        again.push(t.now);
+        if again.len() < 5 {
+            t.pool.handle_dial_failed(t.now, dial, DialError::Refused);
+        } else {
+            t.pool.handle_connected(t.now, dial);
+        }
+    }
+    assert!(again[4].since(Instant::ZERO) < Duration::from_millis(400), "{again:?}");
+    let rest = t.outputs();
+    assert!(
+        matches!(rest[..], [Output::Assign { reused: false, .. }, Output::Dial { .. }, Output::Dial { .. }]),
+        "{rest:?}"
+    );
+    assert_eq!((t.pool.counters().dials, t.pool.counters().redials, t.pool.counters().waiting), (10, 5, 2));
+}
+
+#[test]
+fn a_request_waits_no_longer_than_asked_for_an_upstream_that_refuses() {
+    let retry = Duration::from_secs(1);
+    let mut t = Tester::new(Limits { connect_retry: retry, ..Limits::default() });
+    let first = t.pool.handle_request(t.now, Want::Any);
+    let mut dial = t.dialled();
+    let mut late = None;
+    let rejected = loop {
+        t.pool.handle_dial_failed(t.now, dial, DialError::Refused);
+        let outputs = t.outputs();
+        if !outputs.is_empty() {
+            break outputs;
+        }
+        if late.is_none() && t.now.since(Instant::ZERO) > retry / 2 {
+            late = Some(t.pool.handle_request(t.now, Want::Any));
+        }
+        let (at, _) = t.pool.poll_timeout().unwrap();
+        t.wait(at.since(t.now));
+        dial = t.dialled();
+    };
+    assert_eq!(rejected, [Output::Reject { req: first, why: RejectWhy::DialFailed(DialError::Refused) }]);
+    assert!(t.now.since(Instant::ZERO) >= retry && t.now.since(Instant::ZERO) < retry + Duration::from_millis(300));
+    assert_eq!(t.pool.counters().waiting, 1, "the later one still has time");
+    // Nobody waits: nobody knocks.
+    t.pool.handle_cancelled(t.now, late.unwrap());
+    assert!(t.outputs().is_empty() && t.pool.poll_timeout().is_none());
 }
 
 #[test]
