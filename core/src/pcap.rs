@@ -38,6 +38,8 @@ crate::counters! {
 pub struct Capture {
     snaplen: u32,
     budget: u64,
+    /// Bytes before this file.
+    before: u64,
     full: bool,
     counters: CaptureCounters,
 }
@@ -58,7 +60,14 @@ impl Capture {
     #[must_use]
     pub fn new(snaplen: u32, budget: u64) -> Self {
         let counters = CaptureCounters { bytes: FILE_HEADER_LEN as u64, ..CaptureCounters::default() };
-        Self { snaplen: snaplen.clamp(1, MAX_SNAPLEN), budget, full: false, counters }
+        Self { snaplen: snaplen.clamp(1, MAX_SNAPLEN), budget, before: 0, full: false, counters }
+    }
+
+    /// Another file begins, with a budget of its own. Write its [`Capture::file_header`] first.
+    pub const fn begin(&mut self) {
+        self.before = self.counters.bytes;
+        self.counters.bytes += FILE_HEADER_LEN as u64;
+        self.full = false;
     }
 
     /// What the file begins with.
@@ -80,7 +89,7 @@ impl Capture {
         let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let kept = len.min(self.snaplen);
         let after = self.counters.bytes + RECORD_HEADER_LEN as u64 + u64::from(kept);
-        self.full |= after > self.budget;
+        self.full |= after - self.before > self.budget;
         if self.full {
             self.counters.skipped += 1;
             return None;

@@ -10,7 +10,7 @@ use crate::{
     bench::agent::{AGENT, AgentArgs},
     errors::Error,
     local::namespace,
-    logging::LogFormat,
+    logging::{self, LogFormat},
 };
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -51,9 +51,11 @@ impl Cli {
             // The gateway may log elsewhere, and sees to it itself.
             Role::Host(_) => {}
             // Its gateway has one link, which tells its story at the other end.
-            Role::Local(_) => crate::logging::init(self.log_format, "info,nitrotap::host=warn"),
-            Role::Bench(_) | Role::BenchAgent(_) => crate::logging::init(self.log_format, "warn"),
-            Role::Enclave(_) | Role::Proxy(_) | Role::LocalStage(_) => crate::logging::init(self.log_format, "info"),
+            Role::Local(_) => logging::init(self.log_format, "info,nitrotap::host=warn")?,
+            Role::Bench(_) | Role::BenchAgent(_) => logging::init_direct(self.log_format, "warn"),
+            Role::Enclave(_) | Role::Proxy(_) => logging::init(self.log_format, "info")?,
+            // Only a process with a single thread may enter a user namespace.
+            Role::LocalStage(_) => logging::init_direct(self.log_format, "info"),
         }
         match self.role {
             Role::Host(args) => host::run(*args, self.log_format),

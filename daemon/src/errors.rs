@@ -1,6 +1,7 @@
 //! What ends the process: one clear line that says what failed, where, and what to do; and its exit code.
 
-use std::{io::Write, process::ExitCode};
+use crate::logging;
+use std::process::ExitCode;
 
 /// A failure that ends the process. The message names what failed and, where one exists, the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +27,7 @@ impl Error {
 /// Prints `error` as one line on standard error and gives its exit code.
 pub(crate) fn report(error: &Error) -> ExitCode {
     // If nobody reads it, the exit code has to do.
-    let _ = writeln!(std::io::stderr(), "nitrotap: {error}");
+    logging::last_words(&format!("nitrotap: {error}\n"));
     ExitCode::from(match error {
         Error::Usage(_) => 2,
         Error::Runtime(_) => 1,

@@ -20,6 +20,7 @@ mod stream;
 
 use crate::{
     errors::Error,
+    logging,
     metrics::{self, Sources},
     procfs,
 };
@@ -84,15 +85,24 @@ pub(crate) async fn run(config: Config, activated: Activated) -> Result<ExitCode
         signal(kind).map_err(|e| Error::runtime(format!("cannot catch signal {}: {e}", kind.as_raw_value())))
     };
     let (mut term, mut int) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
-    let told = async {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    };
+    let mut hangup = catch(SignalKind::hangup())?;
     let sources = Sources::default();
     procfs::add_process(&sources);
     let gateway = gateway::start(&config, &sources)?;
+    let handle = gateway.handle.clone();
+    let told = async {
+        loop {
+            tokio::select! {
+                _ = term.recv() => return,
+                _ = int.recv() => return,
+                _ = hangup.recv() => {
+                    logging::reopen();
+                    handle.reopen_capture();
+                    tracing::info!("SIGHUP: log and capture are opened anew");
+                }
+            }
+        }
+    };
     run_until(told, config, activated, gateway, sources).await?;
     Ok(ExitCode::SUCCESS)
 }

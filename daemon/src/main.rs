@@ -1,5 +1,8 @@
 //! The `nitrotap` binary: parse the command line, run one role, turn its outcome into an exit code.
 
+#[macro_use]
+mod logging;
+
 mod app;
 mod bench;
 mod cli;
@@ -11,7 +14,6 @@ mod host;
 mod http;
 mod limits;
 mod local;
-mod logging;
 mod metrics;
 mod netlink;
 mod procfs;
@@ -24,5 +26,7 @@ use std::process::ExitCode;
 static ALLOCATOR: sys::alloc::Allocator = sys::alloc::Allocator;
 
 fn main() -> ExitCode {
-    cli::Cli::from_args().and_then(cli::Cli::run).unwrap_or_else(|error| errors::report(&error))
+    let code = cli::Cli::from_args().and_then(cli::Cli::run).unwrap_or_else(|error| errors::report(&error));
+    logging::flush();
+    code
 }

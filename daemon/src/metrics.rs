@@ -132,7 +132,7 @@ async fn accept(listener: TcpListener, sources: Sources) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics");
+                seldom!(WARN, 0_u32, "cannot accept a connection for metrics", %error);
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

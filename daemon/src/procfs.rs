@@ -2,12 +2,13 @@
 //!
 //! Where `/proc` is not mounted the values are left out.
 
-use crate::metrics::Sources;
+use crate::{logging, metrics::Sources};
 use nitrotap_core::counters::{Desc, Kind};
 use std::fs;
 
 /// Adds the process's own gauges, under the names that Prometheus client libraries use.
 pub(crate) fn add_process(sources: &Sources) {
+    logging::add_counters(sources);
     sources.add(|tell| {
         if let Some(bytes) = resident_bytes() {
             tell(RESIDENT, bytes);

@@ -3,7 +3,7 @@
 use crate::{
     errors::Error,
     http::{ProxyFlags, ProxyServer, Seconds},
-    limits,
+    limits, logging,
     metrics::{self, Sources},
     procfs,
 };
@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
         .map_err(|e| Error::runtime(format!("cannot start the async runtime: {e}")))?;
     runtime.block_on(async {
         let (mut term, mut int) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
+        let mut hangup = catch(SignalKind::hangup())?;
         let server = ProxyServer::start(&options)?;
         if let Some(address) = args.metrics {
             let sources = Sources::default();
@@ -50,7 +51,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             server.register(&sources);
             metrics::serve(address, sources).await?;
         }
-        either(&mut term, &mut int).await;
+        loop {
+            tokio::select! {
+                () = either(&mut term, &mut int) => break,
+                // Nobody is to end because a log was moved away.
+                _ = hangup.recv() => logging::reopen(),
+            }
+        }
         tracing::info!("stopping: requests in progress may finish; a second signal ends them");
         tokio::select! {
             cut = server.drain(args.drain_timeout.0) => if cut > 0 {

@@ -8,6 +8,7 @@ use crate::{
     clock::Clock,
     endpoint::{Endpoint, dial_failure},
     errors::Error,
+    logging::may_log,
     sys::readiness,
 };
 use nitrotap_core::{
@@ -196,7 +197,7 @@ impl Driver {
         let stream = Arc::new(handshake.stream.into_inner());
         self.ingress.send(ingress::Order::Attach(Arc::clone(&stream), self.number, handshake.received));
         self.egress.send(egress::Order::Attach(stream, self.number, self.link.gateway()));
-        tracing::info!(host = %self.endpoint, dials = self.link.counters().dials, "link up");
+        seldom!(INFO, 0_u32, "link up", host = %self.endpoint, dials = self.link.counters().dials);
     }
 
     fn close(&mut self) {
@@ -211,7 +212,10 @@ impl Driver {
     fn tell(&self, failure: Failure, attempt: u32, retry_in: std::time::Duration) {
         let host = &self.endpoint;
         if attempt == 1 || attempt.is_multiple_of(60) {
-            tracing::warn!(%host, attempt, "no link: {failure}; trying again until there is one");
+            // A host that takes us and lets us go again begins anew each time.
+            if let Some(left_out) = may_log("no link", 0) {
+                tracing::warn!(%host, attempt, left_out, "no link: {failure}; trying again until there is one");
+            }
         } else {
             tracing::debug!(%host, attempt, ?retry_in, "no link: {failure}");
         }

@@ -123,6 +123,8 @@ pub(crate) enum Request {
         client: u64,
         answer: Vec<u8>,
     },
+    /// Begin the capture's file anew.
+    ReopenCapture,
     Stop,
 }
 
@@ -198,6 +200,11 @@ impl Handle {
     /// A DNS answer; dropped if too much waits, as a datagram would be.
     pub(crate) fn dns_answer(&self, client: u64, answer: Vec<u8>) {
         self.try_send(Request::DnsAnswer { client, answer });
+    }
+
+    /// Begins the capture's file anew, if there is one.
+    pub(crate) fn reopen_capture(&self) {
+        self.try_send(Request::ReopenCapture);
     }
 
     /// Ends the data thread.

@@ -53,7 +53,7 @@ pub(super) fn data_thread() -> (Handle, mpsc::Receiver<Given>) {
                         let stats = [("TCP.CurrentEstablished", 2), ("BytesSent", 5), ("BytesReceived", 6)];
                         let _ = reply.send(stats.map(|(name, value)| (name.to_owned(), value)).into());
                     }
-                    Request::DnsAnswer { .. } | Request::Learn(_) => {}
+                    Request::DnsAnswer { .. } | Request::Learn(_) | Request::ReopenCapture => {}
                     Request::Stop => {
                         let _ = give.send(Given::Stop);
                         return;

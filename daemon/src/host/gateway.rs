@@ -104,7 +104,7 @@ async fn serve_streams(mut streams: mpsc::Receiver<OwnedFd>, names: DnsHandle) {
         let names = names.clone();
         match tokio::net::UnixStream::from_std(UnixStream::from(fd)) {
             Ok(stream) => drop(tokio::spawn(async move { names.serve_tcp(stream).await })),
-            Err(error) => tracing::warn!(%error, "cannot serve a DNS stream"),
+            Err(error) => seldom!(WARN, 0_u32, "cannot serve a DNS stream", %error),
         }
     }
 }

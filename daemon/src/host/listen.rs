@@ -80,7 +80,7 @@ impl LinkListener {
             let (fd, peer) = accept(&self.acceptor).await;
             let tenant = tenant(peer, self.index);
             let Some(seat) = seats.take(peer) else {
-                tracing::warn!(%peer, limit = MAX_HANDSHAKES_PER_CID, "too many handshakes at a time: connection closed");
+                seldom!(WARN, tenant, "too many handshakes at a time: connection closed", %peer, limit = MAX_HANDSHAKES_PER_CID);
                 continue;
             };
             let (handle, services) = (self.handle.clone(), self.services.clone());
@@ -94,7 +94,7 @@ impl LinkListener {
                         let attach = attach(stream, LinkKind::Stream(Framing::Hyperkit), tenant, peer, None);
                         // The seat is kept until the data thread has room for the link.
                         if handle.attach(attach).await.is_err() {
-                            tracing::warn!(%peer, "link closed: the gateway has stopped");
+                            seldom!(WARN, tenant, "link closed: the gateway has stopped", %peer);
                         }
                     }
                     Ok(Outcome::Services(stream)) => {
@@ -160,7 +160,7 @@ pub(crate) async fn accept(acceptor: &Acceptor) -> (OwnedFd, Peer) {
             // The client has gone already.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(listener = acceptor.name(), %error, "cannot accept a connection");
+                seldom!(WARN, 0_u32, "cannot accept a connection", listener = acceptor.name(), %error);
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -91,7 +91,7 @@ impl Services {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return self.serve(stream, peer, Place(Some(place))).await;
         }
-        tracing::warn!(limit = MAX_CONNECTIONS, "too many clients of the REST interface: one is turned away");
+        seldom!(WARN, 0_u32, "too many clients of the REST interface: one is turned away", limit = MAX_CONNECTIONS);
         // It is gone in either case.
         let _ = tokio::time::timeout(PATIENCE, stream.write_all(BUSY)).await;
     }

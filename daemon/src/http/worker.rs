@@ -145,7 +145,7 @@ impl Service {
         let mut stream = match ClientStream::new(socket, seat) {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot watch a client's socket; it is closed");
+                seldom!(WARN, 0_u32, "cannot watch a client's socket; it is closed", %error);
                 return;
             }
         };
@@ -209,7 +209,7 @@ async fn pause_after(error: &io::Error, acceptor: &Acceptor) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
         return;
     }
-    tracing::warn!(%error, address = %acceptor.address, "cannot accept a connection; trying again");
+    seldom!(WARN, 0_u32, "cannot accept a connection; trying again", %error, address = %acceptor.address);
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 

@@ -85,7 +85,7 @@ impl Worker {
         let (socket, address, file) =
             opened.map_err(|error| ExposeError::Bind { protocol, name: forward.name.clone(), error })?;
         self.forwards.next += 1;
-        tracing::info!(%protocol, local = %forward.name, to = %forward.to, "a port is published");
+        seldom!(INFO, 0_u32, "a port is published", %protocol, local = %forward.name, to = %forward.to);
         self.forwards.listening.insert(number, Listening { forward, socket, _file: file });
         Ok(address)
     }
@@ -94,7 +94,7 @@ impl Worker {
     pub(super) fn unexpose(&mut self, protocol: &str, name: &str) -> bool {
         let Some(number) = self.forwards.find(protocol, name) else { return false };
         self.forwards.listening.remove(&number);
-        tracing::info!(%protocol, local = %name, "a port is no longer published");
+        seldom!(INFO, 0_u32, "a port is no longer published", %protocol, local = %name);
         true
     }
 
@@ -120,7 +120,7 @@ impl Worker {
                     // Descriptors or memory are used up; trying at once again would keep everybody from giving some back.
                     self.counters.no_socket += 1;
                     if !self.retries.iter().any(|(_, waiting)| *waiting == number) {
-                        tracing::warn!(local = %forward.name, error = %errno, "cannot accept connections for now");
+                        seldom!(WARN, number, "cannot accept connections for now", local = %forward.name, error = %errno);
                         self.retries.insert((now + RETRY, number));
                     }
                     return false;
@@ -152,7 +152,7 @@ impl Worker {
             Ok(flow) => match self.poller.watch(&fd, Source::Flow(flow)) {
                 Ok(()) => self.add_flow(flow, fd, false, prologue),
                 Err(errno) => {
-                    tracing::warn!(error = %errno, "cannot watch a connection");
+                    seldom!(WARN, 0_u32, "cannot watch a connection", error = %errno);
                     self.gateway.abort(now, flow);
                 }
             },

@@ -28,6 +28,7 @@ pub(super) struct Link {
     max_write: usize,
     /// Bytes at the head of the queue that were captured already.
     captured: usize,
+    tenant: u32,
     peer: String,
     ended: Option<oneshot::Sender<()>>,
 }
@@ -52,7 +53,7 @@ impl Worker {
         };
         let Some(port) = self.gateway.attach(tenant, framing) else {
             self.counters.refused_links += 1;
-            tracing::warn!(%peer, "there are too many links; this one is closed");
+            seldom!(WARN, tenant, "there are too many links; this one is closed", %peer);
             return;
         };
         // Where the kernel does not want that much it takes what it wants.
@@ -60,7 +61,7 @@ impl Worker {
         let _ = sockopt::set_socket_recv_buffer_size(&stream, SOCKET_BUFFER);
         let watched = io::ioctl_fionbio(&stream, true).and_then(|()| self.poller.watch(&stream, Source::Link(port)));
         if let Err(error) = watched {
-            tracing::warn!(%peer, %error, "cannot watch a link; it is closed");
+            seldom!(WARN, tenant, "cannot watch a link; it is closed", %peer, %error);
             self.gateway.detach(port);
             return;
         }
@@ -68,11 +69,22 @@ impl Worker {
         // corrupts silently; and the host is a guest of it too.
         let max_write = if tenant < ANONYMOUS { 32 << 10 } else { 256 << 10 };
         let decoder = framing.map(|framing| Decoder::with_framing(READ, framing));
-        tracing::info!(%peer, link = port.to_u64(), "a link is up");
+        seldom!(INFO, tenant, "a link is up", %peer, link = port.to_u64());
         self.counters.attached += 1;
         self.links.insert(
             port,
-            Link { stream, decoder, framing, writable: true, hangup: false, max_write, captured: 0, peer, ended },
+            Link {
+                stream,
+                decoder,
+                framing,
+                writable: true,
+                hangup: false,
+                max_write,
+                captured: 0,
+                tenant,
+                peer,
+                ended,
+            },
         );
         for chunk in received.chunks(READ) {
             let Some(decoder) = self.links.get_mut(&port).and_then(|link| link.decoder.as_mut()) else { break };
@@ -253,7 +265,7 @@ impl Worker {
     pub(super) fn link_lost(&mut self, port: PortId, why: &str) {
         let Some(link) = self.links.remove(&port) else { return };
         self.gateway.detach(port);
-        tracing::info!(peer = %link.peer, link = port.to_u64(), why, "a link is down");
+        seldom!(INFO, link.tenant, "a link is down", peer = %link.peer, link = port.to_u64(), why);
         if let Some(ended) = link.ended {
             // Nobody may be waiting for it.
             let _ = ended.send(());

@@ -33,6 +33,11 @@ impl Worker {
             Request::DnsAnswer { client, answer } => {
                 self.gateway.handle_dns_answer(client, &answer);
             }
+            Request::ReopenCapture => {
+                if let Some(capture) = &mut self.capture {
+                    capture.reopen();
+                }
+            }
             Request::Stop => self.stopped = true,
         }
     }
