@@ -42,5 +42,5 @@ pub use output::{Closed, FlowId, Output, SessionId, Target};
 pub use port::{ANONYMOUS, MAX_PORTS, PortId};
 pub use queue::LIMIT as QUEUE_LIMIT;
 pub use session::Kind;
-pub use tcp::FlowStatus;
+pub use tcp::{FLUSH_WORK_LIMIT, FlowStatus};
 pub use tenant::TenantLimits;

@@ -20,6 +20,7 @@
 //! | [`http1`] | messages of the reverse proxy as bytes: where they end, what may be passed on |
 //! | [`pool`] | the upstream connections of the reverse proxy |
 //! | [`proxy_protocol`] | who a connection is really from, in front of its first byte |
+//! | [`watchdog`] | whether a thread still does its work |
 //! | [`mod@counters`], [`time`] | what all of them share |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -35,3 +36,4 @@ pub mod pool;
 pub mod proxy_protocol;
 pub mod tap;
 pub mod time;
+pub mod watchdog;

@@ -4,8 +4,9 @@
 //! Driven by: the daemon's data thread, the simulator, fuzz.
 //! Drain: after a batch of inputs [`Gateway::flush`], then [`Gateway::poll_output`] until `None`; what the driver does with
 //! an output may make more. Outputs may be taken before the flush too: then the world gets what guests sent before the guests
-//! get their acknowledgements. Then one timer from [`Gateway::poll_timeout`].
-//! Bounds: those of its parts.
+//! get their acknowledgements. Then one timer from [`Gateway::poll_timeout`]; it is due at once if more is to be sent than
+//! one flush may, so that the driver sees to everybody else in between.
+//! Bounds: those of its parts. No call does more than a bounded amount of work, whatever its peers do.
 
 mod datagrams;
 mod flows;
@@ -212,7 +213,8 @@ impl Gateway {
         Handled::Done
     }
 
-    /// Sends what the inputs since the last call have made due.
+    /// Sends what the inputs since the last call have made due; [`Gateway::poll_timeout`] says so if there is more than one
+    /// call may do.
     pub fn flush(&mut self, now: Instant) {
         let Self { tcp, ports, tenants, out, counters, .. } = self;
         tcp.flush(now, &mut Context { ports, tenants, out, counters });

@@ -14,7 +14,7 @@ use super::{
     port::{PortId, Ports},
     tcp::{hash_pair, same},
     tenant::{Refusal, Tenants},
-    timers::{Scheduled, Timers},
+    timers::{EXPIRIES, Scheduled, Timers},
 };
 use crate::time::Instant;
 use core::{
@@ -227,7 +227,8 @@ impl Sessions {
     /// The sessions whose time has come end; gives their number.
     pub(super) fn handle_timeout(&mut self, now: Instant, tenants: &mut Tenants, out: &mut Outputs) -> u64 {
         let mut ended = 0;
-        while let Some(id) = self.timers.expired(now) {
+        for _ in 0..EXPIRIES {
+            let Some(id) = self.timers.expired(now) else { break };
             let Some(session) = self.sessions.get_mut(id) else { continue };
             session.scheduled = Scheduled::NEVER;
             let until = session.last + session.idle;

@@ -3,7 +3,7 @@
 //! Owns: connections, their deadlines, what remains of those that are over. Driven by: the machine.
 //! Drain: [`Tcp::flush`] after every batch of inputs.
 //! Bounds: the configured number of connections, in all and per tenant; of those that are not yet open; of bytes in all
-//! buffers; [`time_wait::MAX`] remembered ones.
+//! buffers; [`time_wait::MAX`] remembered ones; the work of each call (`sending`).
 
 mod budget;
 pub(super) mod device;
@@ -20,7 +20,7 @@ use super::{
     output::{Closed, FlowId, Output, Outputs, Target},
     port::{PortId, Ports},
     tenant::{Refusal, Tenants},
-    timers::{Scheduled, Timers},
+    timers::{EXPIRIES, Scheduled, Timers},
     wire::{self, ACK, ETHERNET, RST, SYN, Segment, TCP, Unreachable},
 };
 use crate::time::Instant;
@@ -30,7 +30,7 @@ use core::{
     time::Duration,
 };
 use device::Emit;
-use flow::{Flow, Progress};
+use flow::{Flow, Progress, TURN};
 use foldhash::fast::FixedState;
 use smoltcp::socket::tcp::State;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -38,6 +38,7 @@ use time_wait::{Last, TimeWait};
 
 pub(super) use budget::SMALLEST;
 pub(super) use key::{FlowKey, hash_pair, same};
+pub use sending::FLUSH_WORK_LIMIT;
 
 /// What the table is told once.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +88,8 @@ struct Entry {
     half_open: bool,
     established: bool,
     scheduled: Scheduled,
+    /// When its timer may next expire.
+    not_before: Instant,
     /// When it is given up, whatever smoltcp says.
     deadline: Option<Instant>,
     dirty: bool,
@@ -118,6 +121,8 @@ pub(super) struct Tcp {
     time_wait: TimeWait,
     budget: Budget,
     dirty: VecDeque<Id>,
+    /// When a flush last had to leave connections for the next one, if the last one did.
+    left_over: Option<Instant>,
     /// Connections whose link is gone, by whose they are and their guest: until it is heard of, what they send is lost.
     adrift: BTreeSet<(u32, IpAddr, Id)>,
     scratch: Box<[u8]>,
@@ -136,6 +141,7 @@ impl Tcp {
             time_wait: TimeWait::new(rng.u64(..)),
             budget: Budget::new(config.memory, config.largest_buffer, config.max_flows),
             dirty: VecDeque::new(),
+            left_over: None,
             adrift: BTreeSet::new(),
             scratch: vec![0; device::LONGEST].into(),
             next_port: rng.u16(EPHEMERAL.0..=EPHEMERAL.1),
@@ -296,7 +302,7 @@ impl Tcp {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        self.left_over.into_iter().chain(self.timers.next()).min()
     }
 
     /// The driver has been told of a connection.
@@ -400,6 +406,7 @@ impl Entry {
             half_open: false,
             established: false,
             scheduled: Scheduled::NEVER,
+            not_before: Instant::ZERO,
             deadline: None,
             dirty: false,
             blocked: None,
@@ -436,6 +443,7 @@ fn with_emit<R>(
         scratch,
         last: (0, 0),
         exhausted: false,
+        work: 0,
         packets: 0,
         bytes: 0,
     };

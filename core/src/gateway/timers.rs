@@ -8,6 +8,9 @@ use super::arena::Id;
 use crate::time::Instant;
 use std::collections::BTreeSet;
 
+/// Things whose time has come that are looked at in one go; the others are due at once.
+pub(crate) const EXPIRIES: usize = 1024;
+
 /// When something is looked at again; kept with the thing itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Scheduled(Option<Instant>);

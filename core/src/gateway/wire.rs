@@ -94,6 +94,8 @@ pub(super) struct Segment {
     pub(super) sequence: u32,
     pub(super) acknowledgement: u32,
     pub(super) flags: u8,
+    /// As it is written there, not scaled.
+    pub(super) window: u16,
     /// Bytes of payload.
     pub(super) len: usize,
 }
@@ -117,6 +119,7 @@ impl Segment {
             sequence: be32(bytes, 4),
             acknowledgement: be32(bytes, 8),
             flags: bytes[13],
+            window: be16(bytes, 14),
             len: bytes.len() - head,
         })
     }

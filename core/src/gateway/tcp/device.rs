@@ -37,6 +37,8 @@ pub(crate) struct Emit<'a> {
     pub(crate) last: (u32, u32),
     /// Set when there was something to send and no room.
     pub(crate) exhausted: bool,
+    /// What was done, in segments of 512 bytes at most, those included that are lost.
+    pub(crate) work: usize,
     /// Packets sent.
     pub(crate) packets: u64,
     /// Bytes of their frames.
@@ -45,6 +47,7 @@ pub(crate) struct Emit<'a> {
 
 impl Emit<'_> {
     fn write<R>(&mut self, len: usize, meta: PacketMeta, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        self.work += 1 + len / 512;
         let lost = &mut self.scratch[..len];
         let Some(queue) = self.queue.as_deref_mut() else {
             let result = fill(lost);
@@ -67,7 +70,11 @@ impl Emit<'_> {
             return result;
         }
         // An answer to a packet gets no look at the room beforehand; lost like any packet.
-        let Some(slot) = queue.slot(ETHERNET + len) else { return fill(lost) };
+        let Some(slot) = queue.slot(ETHERNET + len) else {
+            let result = fill(lost);
+            self.last = wire::sequence_numbers(lost);
+            return result;
+        };
         wire::ethernet(slot, self.destination, self.source, self.ethertype);
         let packet = &mut slot[ETHERNET..];
         let result = fill(packet);

@@ -27,7 +27,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(120);
 const USER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Segments sent before other connections get their turn.
-const TURN: usize = 4;
+pub(super) const TURN: usize = 4;
+
+/// Segments in a row that may say nothing that the one before them did not. smoltcp says the same thing twice where an
+/// acknowledgement and a window meet the data behind them, or where a probe repeats a byte, and at most four times when all
+/// of that comes together at one time; twice as many never end.
+const REPEATS: u8 = 8;
 
 /// What came of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(crate) enum Progress {
     More,
     /// There is more, and no room.
     Blocked,
+    /// There will always be more, and it says nothing new.
+    Stuck,
 }
 
 /// See the module.
@@ -54,6 +61,10 @@ pub(crate) struct Flow {
     /// Sequence and acknowledgement number of the last segment sent.
     pub(crate) last: (u32, u32),
     first: FirstSegment,
+    /// A probe of the guest's closed window may still be due, though nothing is left to send: what the guest acknowledged.
+    probing: Option<u32>,
+    /// Segments in a row that said nothing new.
+    repeats: u8,
 }
 
 /// Whether the guest is known to have the connection too, and until then what it may be sent.
@@ -103,7 +114,18 @@ impl Flow {
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         let largest = mtu - wire::head(local) - wire::TCP;
-        Self { iface, sockets, handle, buffer, mtu, largest, last: (0, 0), first: FirstSegment::Answered }
+        Self {
+            iface,
+            sockets,
+            handle,
+            buffer,
+            mtu,
+            largest,
+            last: (0, 0),
+            first: FirstSegment::Answered,
+            probing: None,
+            repeats: 0,
+        }
     }
 
     /// A connection that a guest's SYN is about to open.
@@ -149,6 +171,36 @@ impl Flow {
         if self.first != FirstSegment::Answered {
             self.learn(before, packet);
         }
+        if before == State::FinWait1 {
+            self.leave_probing(packet);
+        }
+    }
+
+    /// Our end may just have been acknowledged, with a window of zero: see [`Flow::stop_probing`].
+    fn leave_probing(&mut self, packet: &[u8]) {
+        if self.socket().state() == State::FinWait2
+            && let Some(segment) = wire::segment_of(packet).filter(|segment| segment.window == 0)
+        {
+            self.probing = Some(segment.acknowledgement);
+        }
+    }
+
+    /// Tells smoltcp of a window, so that it forgets to probe for one.
+    ///
+    /// smoltcp 0.14 leaves the timer of its probes armed when our end is acknowledged with a window of zero. In FIN-WAIT-2
+    /// there is nothing to probe with, so that nothing rewinds the timer: from its expiry on, each call sends one more
+    /// acknowledgement, and none is the last. Any segment with a window stops it, and no window matters any more. So it gets
+    /// one in the guest's name, that acknowledges what the guest did. It is in sequence, as the last acknowledgement sent
+    /// says what the guest sends next: smoltcp has none to send in between.
+    fn stop_probing(&mut self, now: Instant, acknowledgement: u32, emit: &mut Emit<'_>) {
+        let (Some(local), Some(remote)) = (self.socket().local_endpoint(), self.socket().remote_endpoint()) else {
+            return;
+        };
+        let mut packet = [0; wire::IPV6 + wire::TCP];
+        let packet = &mut packet[..wire::head(local.addr.into()) + wire::TCP];
+        let (guest, to) = ((remote.addr.into(), remote.port), (local.addr.into(), local.port));
+        wire::bare_segment(packet, guest, to, emit.last.1, acknowledgement, wire::ACK, 1);
+        self.iface.poll_ingress_single(smol(now), &mut Wire { rx: Some(packet), emit }, &mut self.sockets);
     }
 
     fn learn(&mut self, before: State, packet: &[u8]) {
@@ -190,19 +242,32 @@ impl Flow {
         given
     }
 
-    /// Sends what there is to send.
+    /// Sends what there is to send, [`TURN`] segments at most.
     pub(crate) fn send(&mut self, now: Instant, emit: &mut Emit<'_>) -> Progress {
         emit.last = self.last;
         emit.exhausted = false;
         let mut progress = Progress::More;
         for _ in 0..TURN {
+            let before = emit.last;
             let result = self.iface.poll_egress(smol(now), &mut Wire { rx: None, emit }, &mut self.sockets);
             if emit.exhausted {
                 progress = Progress::Blocked;
                 break;
             }
+            if let Some(acknowledgement) = self.probing.take() {
+                self.stop_probing(now, acknowledgement, emit);
+            }
             if result == PollResult::None {
+                self.repeats = 0;
                 progress = Progress::Idle;
+                break;
+            }
+            if says_more(before, emit.last) {
+                self.repeats = 0;
+            } else if self.repeats < REPEATS {
+                self.repeats += 1;
+            } else {
+                progress = Progress::Stuck;
                 break;
             }
         }
@@ -274,6 +339,14 @@ fn receive_capacity(buffer: usize) -> usize {
     WINDOW << (buffer / WINDOW).ilog2()
 }
 
+/// Whether a segment is about something that the one before it was not: it begins further on, or acknowledges more.
+const fn says_more(before: (u32, u32), after: (u32, u32)) -> bool {
+    const fn is_ahead(a: u32, b: u32) -> bool {
+        a.wrapping_sub(b).cast_signed() > 0
+    }
+    is_ahead(after.0, before.0) || is_ahead(after.1, before.1)
+}
+
 /// Zeroes that take memory only where they are touched: allocators map what is this large, and the kernel maps pages on
 /// their first use. Whoever wants less gets a part of it.
 fn lazy(len: usize) -> Vec<u8> {
@@ -304,5 +377,70 @@ mod tests {
             let shift = (usize::BITS - capacity.leading_zeros()).saturating_sub(16);
             assert_eq!(capacity.min(0xffff) << shift, capacity, "{buffer}");
         }
+    }
+    /// A connection in FIN-WAIT-2 whose guest has acknowledged our end with a window of zero, while that was probed.
+    fn probing(emit: &mut Emit<'_>) -> Flow {
+        let (guest, local) = (([192, 168, 127, 2].into(), 1000), ([203, 0, 113, 9].into(), 80));
+        let mut flow = Flow::listen(Instant::ZERO, local, 16_384, 1500, 1);
+        let mut say = |flow: &mut Flow, sequence, acknowledgement, flags| {
+            let mut packet = [0; wire::IPV4 + wire::TCP];
+            wire::bare_segment(&mut packet, guest, local, sequence, acknowledgement, flags, 0);
+            flow.receive(Instant::ZERO, &packet, emit);
+            flow.send(Instant::ZERO, emit);
+            emit.last.0
+        };
+        let ours = say(&mut flow, 1, 0, wire::SYN);
+        say(&mut flow, 2, ours.wrapping_add(1), wire::ACK);
+        assert_eq!(flow.write(|_| 10), 10);
+        flow.socket_mut().close();
+        say(&mut flow, 2, ours.wrapping_add(1), wire::ACK);
+        let (data, end) = (10, 1);
+        let mut packet = [0; wire::IPV4 + wire::TCP];
+        let all = ours.wrapping_add(1 + data + end);
+        wire::bare_segment(&mut packet, guest, local, 2, all, wire::ACK, 0);
+        flow.receive(Instant::ZERO, &packet, emit);
+        assert_eq!(flow.socket().state(), State::FinWait2);
+        flow
+    }
+
+    fn nowhere(scratch: &mut [u8]) -> Emit<'_> {
+        Emit {
+            queue: None,
+            destination: [2; 6],
+            source: [3; 6],
+            ethertype: wire::ETHERTYPE_IPV4,
+            mtu: 1500,
+            scratch,
+            last: (0, 0),
+            exhausted: false,
+            work: 0,
+            packets: 0,
+            bytes: 0,
+        }
+    }
+
+    #[test]
+    fn nothing_is_probed_for_once_all_is_acknowledged() {
+        let mut scratch = vec![0; 65_535];
+        let mut emit = nowhere(&mut scratch);
+        let mut flow = probing(&mut emit);
+        let before = emit.work;
+        let late = Instant::from_millis(100_000);
+        // One acknowledgement more at most, where the probe was due already.
+        assert_eq!((flow.send(late, &mut emit), emit.work - before), (Progress::Idle, 1));
+        assert_eq!((flow.send(late, &mut emit), emit.work - before), (Progress::Idle, 1));
+        assert!(flow.poll_at(late).is_some_and(|at| at > late + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_state_that_says_the_same_for_ever_is_found_out() {
+        let mut scratch = vec![0; 65_535];
+        let mut emit = nowhere(&mut scratch);
+        let mut flow = probing(&mut emit);
+        // As if nothing were known of it.
+        flow.probing = None;
+        let late = Instant::from_millis(100_000);
+        let sent = [(); 3].map(|()| flow.send(late, &mut emit));
+        assert_eq!(sent, [Progress::More, Progress::More, Progress::Stuck]);
     }
 }

@@ -4,7 +4,7 @@
 //! Bounds: [`MAX`] connections of [`DURATION`] each; one more displaces the oldest, whose peer would then see a reset if
 //! its last segment was lost.
 
-use super::FlowKey;
+use super::{EXPIRIES, FlowKey};
 use crate::time::Instant;
 use core::time::Duration;
 use foldhash::fast::FixedState;
@@ -56,9 +56,12 @@ impl TimeWait {
         self.last.remove(key);
     }
 
-    /// Forgets what is too old.
+    /// Forgets what is too old, a part of it if that is much.
     pub(crate) fn expire(&mut self, now: Instant) {
-        while self.order.front().is_some_and(|(until, _)| *until <= now) {
+        for _ in 0..EXPIRIES {
+            if self.order.front().is_none_or(|(until, _)| *until > now) {
+                break;
+            }
             self.forget_oldest();
         }
     }
