@@ -4,6 +4,8 @@
 //! implementation leaves to its user, or has no way to express, is decided here. Sections are those of RFC 9112 unless
 //! another document is named.
 
+pub mod chunked;
 pub mod framing;
 pub mod host;
+pub mod request;
 pub mod target;

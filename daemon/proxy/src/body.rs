@@ -72,6 +72,13 @@ impl<R: Runtime, D: Dialer> HttpBody for Body<R, D> {
             }
             Source::Upstream(body, lease) => lease.poll_frame(body, cx),
         };
+        if let Poll::Ready(Some(Ok(last))) = &frame
+            && let Some(fields) = last.trailers_ref()
+        {
+            self.turn.send_trailers(fields);
+            self.release();
+            return Poll::Ready(None);
+        }
         match &frame {
             Poll::Pending => {}
             Poll::Ready(None) => self.release(),

@@ -1,19 +1,30 @@
-//! One client connection: hyper's server half, the timeouts around it, and the turns of its requests.
+//! One client connection: its heads, hyper's server half for each request, the timeouts around it, and the turns.
+//!
+//! hyper has a connection for one request only, made when its head is complete and gone with the response's last byte.
+//! Between two requests nothing is left of it, so an idle client costs a socket and a small task.
 //!
 //! A connection is either serving a request or waiting for one. While it waits, the housekeeper's `check` looks at it
 //! four times per [`Config::header_timeout`](crate::Config::header_timeout), so a request costs no timer of its own.
 
 use crate::{
     config::Config,
+    exchange::{Exchange, Side},
     gather::poll_write_gathered,
+    linger, refuse,
     runtime::{Dialer, Runtime},
     service,
     shard::Inner,
 };
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use hyper::{server::conn::http1::Builder, service::service_fn};
 use hyper_util::rt::TokioIo;
-use nitrotap_core::time::Instant;
+use nitrotap_core::{
+    http1::{
+        framing::Framing,
+        request::{self, Head, Refusal},
+    },
+    time::Instant,
+};
 use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
@@ -24,9 +35,9 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 /// What the shard knows of a client connection.
 pub(crate) struct Client {
@@ -38,6 +49,10 @@ pub(crate) struct Client {
     order: Cell<Option<Order>>,
     waker: RefCell<Option<Waker>>,
     traffic: Arc<Traffic>,
+    /// What the request in hand tells the stream under it.
+    pub(crate) side: Arc<Side>,
+    /// The request in hand, or the next one on its way, is the last.
+    finishing: Cell<bool>,
     /// Bytes written when last checked.
     written: Cell<u64>,
 }
@@ -65,6 +80,33 @@ enum Order {
     Close,
 }
 
+/// What comes after a head was waited for.
+enum Next {
+    Request(Head),
+    Refused(Refusal),
+    /// The client left, or the shard closes the connection.
+    Over,
+}
+
+/// How hyper's part in a request ended.
+enum End {
+    /// Another request may follow.
+    Next,
+    Over(hyper::Result<()>),
+    /// The shard said so.
+    Closed,
+}
+
+/// What becomes of a client's connection after a request.
+enum After<S> {
+    Next(Exchange<Watched<S>>),
+    Linger(Watched<S>),
+    Over,
+}
+
+/// Fields of a head that hyper takes without an allocation.
+const HYPER_FIELDS: usize = 100;
+
 /// Why a waiting connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overdue {
@@ -82,6 +124,8 @@ impl Client {
             order: Cell::new(None),
             waker: RefCell::new(None),
             traffic: Arc::default(),
+            side: Arc::default(),
+            finishing: Cell::new(false),
             written: Cell::new(0),
         })
     }
@@ -91,29 +135,170 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let io = TokioIo::new(Watched { stream, traffic: self.traffic.clone() });
+        let stream = Watched { stream, traffic: self.traffic.clone() };
+        let mut exchange = Exchange::new(stream, self.side.clone());
+        loop {
+            let next = match self.next_head(&shard, &mut exchange).await {
+                Next::Request(head) => self.serve_one(&shard, exchange, &head).await,
+                Next::Refused(refusal) => {
+                    self.refuse(&shard, &mut exchange.stream, refusal).await;
+                    After::Linger(exchange.stream)
+                }
+                Next::Over => return,
+            };
+            match next {
+                After::Next(same) => exchange = same,
+                After::Linger(stream) => {
+                    self.phase.set(Phase::Serving);
+                    return linger::close(&shard, &self, stream).await;
+                }
+                After::Over => return,
+            }
+        }
+    }
+
+    /// Waits for the next head. Until its first byte comes, this is all there is to a connection.
+    async fn next_head<R: Runtime, D: Dialer, S: AsyncRead + Unpin>(
+        &self,
+        shard: &Inner<R, D>,
+        exchange: &mut Exchange<Watched<S>>,
+    ) -> Next {
         let config = &shard.upstreams.config;
-        let service = service_fn(|request| service::handle(Turn::begin(&shard, &self), request));
-        let mut connection = pin!(
-            Builder::new()
-                .auto_date_header(config.date_header)
-                .max_buf_size(config.max_head.max(8192))
-                .header_read_timeout(None)
-                .serve_connection(io, service)
-                .with_upgrades()
-        );
-        let outcome = poll_fn(|cx| {
+        let mut seen = 0;
+        loop {
+            if exchange.ahead.len() > seen {
+                match request::head(&mut exchange.ahead, seen, config.max_fields) {
+                    Ok(Some(head)) if head.len <= config.max_head => return Next::Request(head),
+                    Ok(None) if exchange.ahead.len() < config.max_head => {}
+                    Ok(_) => return Next::Refused(Refusal::TooLarge),
+                    Err(refusal) => return Next::Refused(refusal),
+                }
+                seen = exchange.ahead.len();
+            }
+            let more = poll_fn(|cx| {
+                match self.take_order(cx) {
+                    Some(Order::Close) => return Poll::Ready(false),
+                    Some(Order::Finish) if exchange.ahead.is_empty() => return Poll::Ready(false),
+                    // The request on its way is the last.
+                    Some(Order::Finish) => self.finishing.set(true),
+                    None => {}
+                }
+                let mut scratch = shard.scratch.borrow_mut();
+                let mut came = ReadBuf::new(&mut scratch);
+                ready!(Pin::new(&mut exchange.stream).poll_read(cx, &mut came)).map_or(Poll::Ready(false), |()| {
+                    exchange.ahead.extend_from_slice(came.filled());
+                    Poll::Ready(!came.filled().is_empty())
+                })
+            });
+            if !more.await {
+                return Next::Over;
+            }
+        }
+    }
+
+    /// Serves the request with `head`, on a connection that hyper has for it alone.
+    async fn serve_one<R: Runtime, D: Dialer, S>(
+        self: &Rc<Self>,
+        shard: &Rc<Inner<R, D>>,
+        mut exchange: Exchange<Watched<S>>,
+        head: &Head,
+    ) -> After<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        exchange.begin(head);
+        // Without a body hyper knows at once whether another request may follow; else it must have seen the body's end.
+        let no_body = matches!(head.framing, Framing::Unstated | Framing::Length(0));
+        let config = &shard.upstreams.config;
+        let served = Cell::new(false);
+        let service = service_fn(|request| {
+            let stray = served.replace(true);
+            service::handle(Turn::begin(shard, self, stray), request)
+        });
+        let mut builder = Builder::new();
+        builder.auto_date_header(config.date_header).max_buf_size(config.max_head.max(8192)).header_read_timeout(None);
+        if head.fields > HYPER_FIELDS || matches!(head.framing, Framing::Chunked) {
+            // Only then, since it costs an allocation for each head.
+            builder.max_headers(config.max_fields);
+        }
+        let mut connection = Box::pin(builder.serve_connection(TokioIo::new(exchange), service).with_upgrades());
+        let mut told = false;
+        let end = poll_fn(|cx| {
             match self.take_order(cx) {
-                Some(Order::Finish) => connection.as_mut().graceful_shutdown(),
-                Some(Order::Close) => return Poll::Ready(Ok(())),
+                Some(Order::Finish) => self.finishing.set(true),
+                Some(Order::Close) => return Poll::Ready(End::Closed),
                 None => {}
             }
-            connection.as_mut().poll(cx)
+            let mut again = true;
+            loop {
+                if self.finishing.get() && served.get() && !told {
+                    // Not earlier: it would end a connection without a request at once.
+                    connection.as_mut().graceful_shutdown();
+                    told = true;
+                }
+                if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(End::Over(outcome));
+                }
+                if self.side.is_done() {
+                    if no_body || self.side.is_idle() {
+                        return Poll::Ready(End::Next);
+                    }
+                    if std::mem::take(&mut again) {
+                        continue;
+                    }
+                }
+                if self.finishing.get() && served.get() && !told {
+                    continue;
+                }
+                return Poll::Pending;
+            }
         })
         .await;
-        if let Err(error) = outcome {
-            tracing::debug!(client = ?self.address, cause = %error, "client connection ended early");
+        // What hyper has read and not used is the rest of this request's body, and of no further interest.
+        let exchange = Pin::into_inner(connection).into_parts().map(|parts| parts.io.into_inner());
+        match (end, exchange) {
+            (End::Next, Some(exchange)) => After::Next(exchange),
+            (End::Over(outcome), Some(exchange)) => {
+                if let Err(error) = outcome {
+                    tracing::debug!(client = ?self.address, cause = %error, "client connection ended early");
+                }
+                if exchange.is_read() && exchange.ahead.is_empty() {
+                    After::Over
+                } else {
+                    After::Linger(exchange.stream)
+                }
+            }
+            (End::Closed, _) | (_, None) => After::Over,
         }
+    }
+
+    /// Says why nothing on this connection is served.
+    async fn refuse<R: Runtime, D: Dialer, S: AsyncWrite + Unpin>(
+        &self,
+        shard: &Inner<R, D>,
+        stream: &mut S,
+        refusal: Refusal,
+    ) {
+        tracing::debug!(client = ?self.address, cause = %refusal, "request refused");
+        {
+            let mut counters = shard.counters.borrow_mut();
+            counters.refused_request += 1;
+            counters.count_refusal(refusal.into());
+            counters.count_response(refuse::status(refusal));
+        }
+        let answer = refuse::answer(refusal);
+        let mut write = pin!(stream.write_all(&answer));
+        // The phase is still that of a head, so a client that does not read is closed in time.
+        poll_fn(|cx| if self.is_told_to_end(cx) { Poll::Ready(()) } else { write.as_mut().poll(cx).map(drop) }).await;
+    }
+
+    /// Whether the shard wants the connection to end, which is final.
+    pub(crate) fn is_told_to_end(&self, cx: &Context<'_>) -> bool {
+        if let Some(order) = self.take_order(cx) {
+            self.order.set(Some(order));
+            return true;
+        }
+        false
     }
 
     /// Lets the request in flight finish, then closes.
@@ -166,18 +351,27 @@ pub(crate) struct Turn<R: Runtime, D: Dialer> {
     pub(crate) shard: Rc<Inner<R, D>>,
     pub(crate) client: Rc<Client>,
     complete: bool,
+    /// hyper found a second request in the bytes of one: what they are is not clear.
+    pub(crate) stray: bool,
 }
 
 impl<R: Runtime, D: Dialer> Turn<R, D> {
-    fn begin(shard: &Rc<Inner<R, D>>, client: &Rc<Client>) -> Self {
+    fn begin(shard: &Rc<Inner<R, D>>, client: &Rc<Client>, stray: bool) -> Self {
         client.phase.set(Phase::Serving);
         shard.counters.borrow_mut().requests += 1;
-        Self { shard: shard.clone(), client: client.clone(), complete: false }
+        Self { shard: shard.clone(), client: client.clone(), complete: false, stray }
     }
 
     /// The response has reached its end.
     pub(crate) const fn complete(&mut self) {
         self.complete = true;
+    }
+
+    /// Puts `fields` at the end of the response, whose body ends now. HTTP/1.0 has no place for them.
+    pub(crate) fn send_trailers(&self, fields: &HeaderMap) {
+        let side = &self.client.side;
+        let dropped = if side.speaks_http_1_0() { fields.len() as u64 } else { side.trailers.arm(fields) };
+        self.shard.counters.borrow_mut().dropped_trailers += dropped;
     }
 
     /// The response was cut short, and not by the client.
@@ -191,8 +385,12 @@ impl<R: Runtime, D: Dialer> Turn<R, D> {
 
 impl<R: Runtime, D: Dialer> Drop for Turn<R, D> {
     fn drop(&mut self) {
-        if !self.complete {
-            self.shard.counters.borrow_mut().client_aborts += 1;
+        self.client.side.end_turn();
+        let interims = self.client.side.take_interims();
+        if !self.complete || interims > 0 {
+            let mut counters = self.shard.counters.borrow_mut();
+            counters.client_aborts += u64::from(!self.complete);
+            counters.interim += interims;
         }
         let since = self.shard.upstreams.runtime.now();
         self.client.phase.set(Phase::Idle { since, read: self.client.traffic.read.load(Relaxed) });

@@ -3,15 +3,21 @@
 //! Driven by the task whose request it carries, so that a response reaches its client without a wake-up between
 //! tasks; while idle, by the housekeeper.
 
-use crate::{config::Config, gather::poll_write_gathered, runtime::ByteStream};
+use crate::{
+    config::Config,
+    interim,
+    runtime::ByteStream,
+    trailers::{Section, Trailers},
+};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode, header::EXPECT};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     client::conn::{
         TrySendError,
         http1::{Builder, Connection, SendRequest},
     },
+    ext::on_informational,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -19,7 +25,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, Wake, Waker},
 };
@@ -40,8 +46,9 @@ impl<S: ByteStream> Conn<S> {
     /// Takes over a fresh stream.
     pub(crate) async fn open(stream: S, config: &Config) -> Result<Box<Self>, hyper::Error> {
         let signals = Arc::<Signals>::default();
-        let io = TokioIo::new(Metered { stream, signals: signals.clone() });
-        let (sender, link) = Builder::new().max_buf_size(config.max_head.max(8192)).handshake(io).await?;
+        let io = TokioIo::new(Metered { stream, signals: signals.clone(), section: Section::new() });
+        let (sender, link) =
+            Builder::new().max_buf_size(config.max_head.max(8192)).max_headers(config.max_fields).handshake(io).await?;
         let waker = Waker::from(signals.clone());
         Ok(Box::new(Self { sender, link, signals, waker, ended: None }))
     }
@@ -64,6 +71,8 @@ impl<S: ByteStream> Conn<S> {
         mut request: Request<UpstreamBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<UpstreamBody>>>> + use<S> {
         UpstreamBody::attach(&mut request, &self.signals);
+        let signals = self.signals.clone();
+        on_informational(&mut request, move |response| signals.inform(response.status(), response.headers()));
         let sender = &mut self.sender;
         self.signals.quietly(|| sender.try_send_request(request))
     }
@@ -112,6 +121,16 @@ pub(crate) struct Signals {
     pub(crate) body_failed: Flag,
     /// The pool gave the request up.
     pub(crate) expired: Flag,
+    /// The request's body is held back until the upstream says `100 Continue`.
+    pub(crate) held: Flag,
+    /// The upstream takes no more bytes; it may have answered before that.
+    pub(crate) deaf: Flag,
+    /// Interim responses for the client, and how many they are.
+    interim: Mutex<(Vec<u8>, u64)>,
+    has_interim: Flag,
+    trailers: Trailers,
+    /// Trailer fields of the request that were not passed on.
+    pub(crate) dropped_trailers: AtomicU64,
     /// Wake-ups are our own doing.
     quiet: Flag,
     driver: Mutex<Option<Waker>>,
@@ -119,12 +138,36 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// A new request begins.
-    fn restart(&self, body_done: bool) {
+    fn restart(&self, body_done: bool, held: bool) {
+        self.held.set(held);
+        self.trailers.disarm();
         self.sent.set(false);
         self.received.set(false);
         self.progress.set(false);
         self.body_done.set(body_done);
         self.body_failed.set(false);
+    }
+
+    /// An interim response came.
+    fn inform(&self, status: StatusCode, headers: &HeaderMap) {
+        if status == StatusCode::CONTINUE {
+            // Asking the client for its body makes hyper's server send it one of its own, if it waits for it.
+            self.held.set(false);
+            return;
+        }
+        let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
+        if interim.0.len() < MAX_INTERIM {
+            interim.0.extend_from_slice(&interim::encoded(status, headers));
+            interim.1 += 1;
+            self.has_interim.set(true);
+        }
+    }
+
+    /// Takes the interim responses that have come.
+    pub(crate) fn take_interim(&self) -> Option<(Vec<u8>, u64)> {
+        self.has_interim
+            .take()
+            .then(|| std::mem::take(&mut *self.interim.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Gives the request up and wakes its task.
@@ -187,10 +230,17 @@ impl Flag {
     }
 }
 
+/// Most bytes of interim responses kept between two looks at them.
+const MAX_INTERIM: usize = 16 * 1024;
+
 /// A byte stream that notes whether bytes moved.
+///
+/// An app may answer before it has read the request, and close: then writing fails while its answer waits to be read.
+/// So a failed write is only noted; what ends the connection is what reading finds.
 pub(crate) struct Metered<S> {
     stream: S,
     signals: Arc<Signals>,
+    section: Section,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
@@ -206,9 +256,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note_write(&result);
-        result
+        self.as_mut().poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -216,16 +264,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = poll_write_gathered(&mut self.stream, cx, bufs);
-        self.note_write(&result);
-        result
+        let this = &mut *self;
+        if !this.signals.deaf.get() {
+            let written = this.section.poll_write(&this.signals.trailers, &mut this.stream, cx, bufs);
+            match written {
+                Poll::Ready(Err(error)) if is_deaf(&error) => {
+                    tracing::debug!(cause = %error, "the upstream takes no more of the request");
+                    this.signals.deaf.set(true);
+                }
+                written => {
+                    if matches!(written, Poll::Ready(Ok(1..))) {
+                        this.signals.sent.set(true);
+                    }
+                    return written;
+                }
+            }
+        }
+        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        // hyper then shows all that it has not written with each write.
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.signals.deaf.get() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -234,12 +300,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     }
 }
 
-impl<S> Metered<S> {
-    fn note_write(&self, result: &Poll<io::Result<usize>>) {
-        if matches!(result, Poll::Ready(Ok(1..))) {
-            self.signals.sent.set(true);
-        }
-    }
+/// Whether the peer has closed or reset the connection.
+fn is_deaf(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::BrokenPipe | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::NotConnected)
 }
 
 /// A request body on its way to the upstream.
@@ -260,8 +324,10 @@ impl UpstreamBody {
 
     /// Reports this body's progress to `signals` from now on.
     fn attach(request: &mut Request<Self>, signals: &Arc<Signals>) {
+        let waits =
+            request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let body = request.body_mut();
-        signals.restart(body.is_empty());
+        signals.restart(body.is_empty(), waits && !body.is_empty());
         body.signals = body.client.as_ref().map(|_| signals.clone());
     }
 
@@ -283,8 +349,21 @@ impl Body for UpstreamBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(client) = &mut self.client else { return Poll::Ready(None) };
-        let frame = Pin::new(client).poll_frame(cx);
+        let this = &mut *self;
+        let Some(client) = &mut this.client else { return Poll::Ready(None) };
+        if this.signals.as_ref().is_some_and(|signals| signals.held.get() || signals.deaf.get()) {
+            // Driving the connection asks again.
+            return Poll::Pending;
+        }
+        let mut frame = Pin::new(client).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(last))) = &frame
+            && let Some(fields) = last.trailers_ref()
+        {
+            if let Some(signals) = &this.signals {
+                signals.dropped_trailers.fetch_add(signals.trailers.arm(fields), Relaxed);
+            }
+            frame = Poll::Ready(None);
+        }
         let done = matches!(frame, Poll::Ready(None)) || self.is_end_stream();
         if let Some(signals) = self.signals.as_ref().filter(|_| frame.is_ready()) {
             signals.progress.set(true);

@@ -69,6 +69,22 @@ nitrotap_core::counters! {
         shed_unanswered: Counter "nitrotap_proxy_clients_shed_unanswered" {},
         /// Names of request fields dropped because an app could believe them wrongly.
         dropped_fields: Counter "nitrotap_proxy_fields_dropped" {},
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_tls: Counter "nitrotap_proxy_refused_requests" { why = "tls" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_http2: Counter "nitrotap_proxy_refused_requests" { why = "http2" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_version: Counter "nitrotap_proxy_refused_requests" { why = "version" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_malformed: Counter "nitrotap_proxy_refused_requests" { why = "malformed" },
+        /// Requests refused for what they say, by what is wrong with them.
+        refused_size: Counter "nitrotap_proxy_refused_requests" { why = "size" },
+        /// Interim responses (100 Continue excepted) passed on to clients.
+        interim: Counter "nitrotap_proxy_interim_responses" {},
+        /// Trailer fields that were not passed on, because they may only be in a head.
+        dropped_trailers: Counter "nitrotap_proxy_trailers_dropped" {},
+        /// Requests whose body the upstream did not read to its end, and answered all the same.
+        early_answers: Counter "nitrotap_proxy_early_answers" {},
     }
 }
 
@@ -81,6 +97,11 @@ impl ProxyCounters {
             BadRequest::Path => &mut self.refused_path,
             BadRequest::Framing(_) => &mut self.refused_framing,
             BadRequest::Body => &mut self.refused_body,
+            BadRequest::Tls => &mut self.refused_tls,
+            BadRequest::Http2 => &mut self.refused_http2,
+            BadRequest::Version => &mut self.refused_version,
+            BadRequest::Malformed(_) | BadRequest::Stray => &mut self.refused_malformed,
+            BadRequest::HeadTooLarge | BadRequest::TargetTooLong => &mut self.refused_size,
         };
         *counter += 1;
     }

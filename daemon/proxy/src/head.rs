@@ -7,9 +7,10 @@ use crate::{reply::BadRequest, trust, upgrades::Upgrades, url::UpstreamUrl};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+        UPGRADE,
     },
-    request,
+    request, response,
     uri::{PathAndQuery, Scheme},
 };
 use nitrotap_core::http1::{
@@ -56,6 +57,10 @@ pub(crate) fn to_upstream(
         // Kept explicitly, because hyper sends a GET without a stated length as one without a body.
         parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+    if http_1_0 {
+        // It cannot be meant (RFC 9110 section 10.1.1).
+        parts.headers.remove(EXPECT);
+    }
     add_forwarding_fields(&mut parts.headers, origin, host);
     let protocol = hop.upgrade.and(wanted).filter(|_| parts.version == Version::HTTP_11);
     if let Some(protocol) = &protocol {
@@ -64,6 +69,12 @@ pub(crate) fn to_upstream(
     }
     parts.version = Version::HTTP_11;
     Ok(protocol)
+}
+
+/// Whether the upstream ends its connection with this response.
+pub(crate) fn says_close(response: &response::Parts) -> bool {
+    let mut tokens = values(&response.headers, CONNECTION).flat_map(|value| value.split(|byte| *byte == b','));
+    response.version == Version::HTTP_10 || tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 /// Makes the headers of the upstream's response those of the client's, except for a 101.

@@ -4,6 +4,7 @@
 
 use crate::{
     conn::{Conn, Signals, UpstreamBody},
+    exchange::Side,
     runtime::{Dialer, Runtime},
     upstreams::{Grant, Upstreams},
 };
@@ -18,6 +19,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
+    sync::atomic::Ordering::Relaxed,
     task::{Context, Poll, Waker},
 };
 
@@ -80,21 +82,51 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
         self.upstreams.closed(self.id);
     }
 
-    /// Sends `request` and waits for the response's head.
+    /// Sends `request` and waits for the response's head. Interim responses go to `side` as they come.
     pub(crate) fn send(
         &mut self,
         request: Request<UpstreamBody>,
+        side: &Side,
     ) -> impl Future<Output = Result<Response<Incoming>, Failure>> {
         let response = self.conn().submit(request);
+        let mut patience = self.patience();
         async move {
             let mut response = pin!(response);
-            poll_fn(|cx| self.poll_head(response.as_mut(), cx)).await
+            poll_fn(|cx| {
+                if patience.as_mut().is_some_and(|patience| patience.as_mut().poll(cx).is_ready()) {
+                    patience = None;
+                    self.conn().signals.held.set(false);
+                }
+                self.poll_head(response.as_mut(), side, cx)
+            })
+            .await
         }
+    }
+
+    /// How long the body is held back for want of a `100 Continue`.
+    fn patience(&mut self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+        if !self.conn().signals.held.get() {
+            return None;
+        }
+        let runtime = &self.upstreams.runtime;
+        Some(Box::pin(runtime.sleep_until(runtime.now() + self.upstreams.config.continue_timeout)))
+    }
+
+    /// Whether the upstream answers without reading the rest of the request's body.
+    pub(crate) fn is_early(&mut self, says_close: bool) -> bool {
+        let signals = &self.conn().signals;
+        !signals.body_done.get() && (says_close || signals.held.get() || signals.deaf.get())
+    }
+
+    /// Takes how many trailer fields of the request were not passed on.
+    pub(crate) fn take_dropped_trailers(&mut self) -> u64 {
+        self.conn().signals.dropped_trailers.swap(0, Relaxed)
     }
 
     fn poll_head(
         &mut self,
         response: Pin<&mut impl Future<Output = Result<Response<Incoming>, TrySendError<Request<UpstreamBody>>>>>,
+        side: &Side,
         cx: &Context<'_>,
     ) -> Poll<Result<Response<Incoming>, Failure>> {
         let conn = self.conn.as_mut().expect("a lease loses its connection only when it is consumed or upgraded");
@@ -103,6 +135,9 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
             return Poll::Ready(Err(Failure::new(cause, None, &conn.signals)));
         }
         let ended = conn.drive(cx);
+        if let Some((interim, count)) = conn.signals.take_interim() {
+            side.push_interim(&interim, count);
+        }
         if conn.signals.progress.take() {
             self.upstreams.progress(self.id);
         }

@@ -5,7 +5,7 @@
 //! workers and the simulator's hosts run the same code.
 //!
 //! # One request
-//! 1. `client` reads the head with hyper and hands it to `service`.
+//! 1. `client` finds the head, and gives hyper this one request through an `exchange`; hyper hands it to `service`.
 //! 2. `head` makes it an upstream request: hop-by-hop fields off, forwarding fields on, the target normalised.
 //! 3. `upstreams` asks the pool for a connection and gives out a `Lease` on it, at once or later.
 //! 4. `lease` sends the request and drives that upstream connection inside the client's own task until the response
@@ -20,16 +20,21 @@ mod client;
 mod config;
 mod conn;
 mod counters;
+mod exchange;
 mod gather;
 mod head;
 mod housekeeper;
+mod interim;
 mod lease;
+mod linger;
 mod race;
+mod refuse;
 mod reply;
 mod runtime;
 mod service;
 mod shard;
 mod shed;
+mod trailers;
 mod trust;
 mod tunnel;
 mod upgrades;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use nitrotap_core::http1::framing::Fault;
+use nitrotap_core::http1::{framing::Fault, request::Refusal};
 
 /// A request the proxy does not pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +21,34 @@ pub(crate) enum BadRequest {
     Path,
     #[error("the end of the request body cannot be told: {0}")]
     Framing(#[from] Fault),
+    #[error("TLS on a port of plain HTTP")]
+    Tls,
+    #[error("HTTP/2 where HTTP/1.1 is spoken")]
+    Http2,
+    #[error("a version of HTTP other than 1.0 and 1.1")]
+    Version,
+    #[error("not an HTTP request: {0}")]
+    Malformed(&'static str),
+    #[error("the head has too many bytes or fields")]
+    HeadTooLarge,
+    #[error("the target is too long")]
+    TargetTooLong,
+    #[error("there is another request in the bytes of this one")]
+    Stray,
+}
+
+impl From<Refusal> for BadRequest {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Tls => Self::Tls,
+            Refusal::Http2 => Self::Http2,
+            Refusal::Version => Self::Version,
+            Refusal::Malformed(what) => Self::Malformed(what),
+            Refusal::TooManyFields | Refusal::TooLarge => Self::HeadTooLarge,
+            Refusal::TargetTooLong => Self::TargetTooLong,
+            Refusal::Framing(fault) => Self::Framing(fault),
+        }
+    }
 }
 
 /// Why the proxy answers instead of the upstream.
@@ -53,8 +81,14 @@ impl Trouble {
                 | BadRequest::Body
                 | BadRequest::HostSyntax
                 | BadRequest::Path
-                | BadRequest::Framing(Fault::Coding | Fault::CodingTooNew | Fault::Length),
+                | BadRequest::Framing(Fault::Coding | Fault::CodingTooNew | Fault::Length)
+                | BadRequest::Tls
+                | BadRequest::Stray
+                | BadRequest::Malformed(_),
             ) => StatusCode::BAD_REQUEST,
+            Self::Refused(BadRequest::Http2 | BadRequest::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::Refused(BadRequest::HeadTooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Refused(BadRequest::TargetTooLong) => StatusCode::URI_TOO_LONG,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::Broken | Self::Misframed => StatusCode::BAD_GATEWAY,
@@ -85,6 +119,19 @@ impl Trouble {
             Self::Refused(BadRequest::Framing(Fault::Length)) => {
                 "400 Bad Request: Content-Length must be one number.\n"
             }
+            Self::Refused(BadRequest::Tls) => {
+                "400 Bad Request: this port speaks plain HTTP and got a TLS handshake; use http://, not https://.\n"
+            }
+            Self::Refused(BadRequest::Http2 | BadRequest::Version) => {
+                "505 HTTP Version Not Supported: HTTP/1.1 and HTTP/1.0 are spoken here.\n"
+            }
+            Self::Refused(BadRequest::Malformed(_) | BadRequest::Stray) => {
+                "400 Bad Request: this is no well-formed HTTP/1.1 request.\n"
+            }
+            Self::Refused(BadRequest::HeadTooLarge) => {
+                "431 Request Header Fields Too Large: the head has too many bytes or fields.\n"
+            }
+            Self::Refused(BadRequest::TargetTooLong) => "414 URI Too Long: no path is that long.\n",
             Self::BodyTimeout => "408 Request Timeout: the request body stopped arriving.\n",
             Self::Overloaded => "503 Service Unavailable: the service is busy; try again shortly.\n",
             Self::Unreachable => "502 Bad Gateway: the service behind this proxy cannot be reached.\n",
@@ -110,11 +157,21 @@ pub(crate) fn answer(trouble: Trouble) -> Response<Bytes> {
         Trouble::Overloaded => {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        Trouble::BodyTimeout | Trouble::Refused(BadRequest::Framing(_)) => {
+        Trouble::BodyTimeout | Trouble::Refused(BadRequest::Framing(_) | BadRequest::Stray) => {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Trouble::Refused(
-            BadRequest::Host | BadRequest::Target | BadRequest::Body | BadRequest::HostSyntax | BadRequest::Path,
+            BadRequest::Host
+            | BadRequest::Target
+            | BadRequest::Body
+            | BadRequest::HostSyntax
+            | BadRequest::Path
+            | BadRequest::Tls
+            | BadRequest::Http2
+            | BadRequest::Version
+            | BadRequest::Malformed(_)
+            | BadRequest::HeadTooLarge
+            | BadRequest::TargetTooLong,
         )
         | Trouble::Misframed
         | Trouble::Unreachable

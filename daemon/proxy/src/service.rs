@@ -10,7 +10,7 @@ use crate::{
     runtime::{Dialer, Runtime},
     trust, tunnel, upgrades,
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
@@ -35,9 +35,15 @@ pub(crate) fn handle<R: Runtime, D: Dialer>(
             Err(trouble) => Err(trouble),
         };
         Ok(match reply {
-            Ok(Reply::Upstream(response, lease)) => {
+            Ok(Reply::Upstream(response, mut lease)) => {
                 let (mut parts, body) = response.into_parts();
+                let early = lease.is_early(head::says_close(&parts));
                 head::to_client(&mut parts.headers, parts.status);
+                if early {
+                    // What the client still sends of its body is of no use to anybody.
+                    turn.shard.counters.borrow_mut().early_answers += 1;
+                    parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 // The version is each hop's own; hyper answers an HTTP/1.0 client in its version.
                 parts.version = Version::HTTP_11;
                 Response::from_parts(parts, Body::upstream(body, lease, turn))
@@ -67,6 +73,9 @@ struct Job {
 fn prepare<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut request: Request<Incoming>) -> Result<Box<Job>, Trouble> {
     let upstreams = &turn.shard.upstreams;
     let config = &upstreams.config;
+    if turn.stray {
+        return Err(report(turn, Trouble::Refused(BadRequest::Stray), &BadRequest::Stray.to_string()));
+    }
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let (mut parts, body) = request.into_parts();
     let origin =
@@ -95,7 +104,7 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
         // The copy costs as much as the rest of the pool's work, hence only where a retry could follow.
         let may_retry = lease.reused && job.idempotent && !retried;
         job.request = if may_retry { UpstreamBody::repeat(&request) } else { None };
-        match lease.send(request).await {
+        match lease.send(request, &turn.client.side).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return switch(turn, response, lease, job.upgrade);
             }
@@ -104,7 +113,11 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
                 if let Err(fault) = head::check_response(response.headers_mut(), has_body) {
                     return Err(report(turn, Trouble::Misframed, &fault.to_string()));
                 }
-                shard.counters.borrow_mut().count_response(response.status());
+                {
+                    let mut counters = shard.counters.borrow_mut();
+                    counters.count_response(response.status());
+                    counters.dropped_trailers += lease.take_dropped_trailers();
+                }
                 return Ok(Reply::Upstream(response, lease));
             }
             Err(failure) => {
@@ -152,6 +165,7 @@ fn switch<R: Runtime, D: Dialer>(
     parts.extensions.remove::<OnUpgrade>();
     head::to_client_upgraded(&mut parts.headers);
     turn.shard.counters.borrow_mut().count_response(parts.status);
+    turn.client.side.become_raw();
     tunnel::start(&turn.shard, on_upgrade, lease);
     Ok(Reply::Upgraded(Response::from_parts(parts, ())))
 }

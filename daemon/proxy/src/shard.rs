@@ -24,6 +24,9 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
+/// Most bytes read at once before a request is known.
+const SCRATCH: usize = 16 * 1024;
+
 /// A single-threaded reverse proxy for one upstream. Clones are handles to the same shard.
 pub struct Shard<R: Runtime, D: Dialer>(Rc<Inner<R, D>>);
 
@@ -53,6 +56,7 @@ impl<R: Runtime, D: Dialer> Shard<R, D> {
             next_check: Cell::new(Instant::ZERO),
             draining: Cell::new(false),
             drained: RefCell::new(None),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
         });
         runtime.spawn(housekeeper::run(runtime.clone(), Rc::downgrade(&inner)));
         Self(inner)
@@ -113,6 +117,8 @@ pub(crate) struct Inner<R: Runtime, D: Dialer> {
     next_check: Cell<Instant>,
     draining: Cell<bool>,
     drained: RefCell<Option<Waker>>,
+    /// Where clients' bytes are read to before anybody has a buffer for them.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
 }
 
 impl<R: Runtime, D: Dialer> Inner<R, D> {

@@ -4,6 +4,7 @@ mod clients;
 mod failures;
 mod forwarding;
 mod hygiene;
+mod messages;
 mod reuse;
 mod upgrades;
 mod world;

@@ -128,18 +128,6 @@ fn a_client_that_waits_for_100_continue_gets_it() {
 }
 
 #[test]
-fn an_early_hint_does_not_disturb_the_response() {
-    run(Config::default(), async |w| {
-        let mut client = w.client();
-        client.send(GET).await;
-        let mut up = w.accept().await;
-        up.head().await;
-        up.send("HTTP/1.1 103 Early Hints\r\nLink: </s>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
-        assert_eq!(client.message().await.1, "hi");
-    });
-}
-
-#[test]
 fn responses_without_a_body_leave_both_connections_usable() {
     run(Config::default(), async |w| {
         let mut client = w.client();

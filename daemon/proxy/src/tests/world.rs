@@ -217,6 +217,12 @@ impl End {
         String::from_utf8(std::mem::take(&mut self.unread)).unwrap()
     }
 
+    /// The same, whatever bytes they are.
+    pub(super) async fn rest_lossy(&mut self) -> String {
+        while self.more().await {}
+        String::from_utf8_lossy(&std::mem::take(&mut self.unread)).into_owned()
+    }
+
     /// Whether nothing arrives for a (virtual) while.
     pub(super) async fn is_silent(&mut self) -> bool {
         tokio::time::timeout(Duration::from_millis(10), self.more()).await.is_err() && self.unread.is_empty()
