@@ -28,6 +28,11 @@ fn the_committed_corpus_of_proxy_protocol_passes() {
 }
 
 #[test]
+fn the_committed_corpus_of_http1_request_passes() {
+    passes("http1_request", nitrotap_fuzz::http1_request);
+}
+
+#[test]
 fn the_committed_corpus_of_gateway_frames_passes() {
     passes("gateway_frames", nitrotap_fuzz::gateway_frames);
 }

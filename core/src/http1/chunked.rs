@@ -53,19 +53,21 @@ impl Scanner {
     pub fn advance(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
-            self.0 = match self.0 {
-                State::End => break,
-                State::Broken => return bytes.len(),
-                State::Data(left) => {
-                    let step = left.min((bytes.len() - at) as u64);
-                    // `step` is at most what is there, so it fits.
-                    at += usize::try_from(step).unwrap_or(usize::MAX);
-                    self.0 = if step == left { State::DataCr } else { State::Data(left - step) };
-                    continue;
-                }
-                state => state.after(bytes[at]),
-            };
-            at += 1;
+            if self.is_end() {
+                break;
+            }
+            if self.is_broken() {
+                return bytes.len();
+            }
+            if let State::Data(left) = self.0 {
+                let step = left.min((bytes.len() - at) as u64);
+                // `step` is at most what is there, so it fits.
+                at += usize::try_from(step).unwrap_or(usize::MAX);
+                self.0 = if step == left { State::DataCr } else { State::Data(left - step) };
+            } else {
+                self.0 = self.0.after(bytes[at]);
+                at += 1;
+            }
         }
         at
     }

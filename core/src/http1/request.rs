@@ -148,7 +148,11 @@ fn parse<'b>(
     let values = |name: &'static str| {
         fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
     };
+    // A list of lengths is no length here, though RFC 9110 section 8.6 would allow to take it for one: a server has no
+    // good reason to guess.
+    let is_list = values("content-length").any(|value| value.contains(&b','));
     let framing = framing(http_1_0, values("transfer-encoding"), values("content-length"));
+    let framing = if is_list { framing.and(Err(Fault::Length)) } else { framing };
     Ok(Some(Parsed { len, http_1_0, fields: fields.len(), framing }))
 }
 
@@ -231,6 +235,7 @@ mod tests {
             (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", Refusal::Framing(Fault::UnknownCoding)),
             (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Refusal::Framing(Fault::CodingTooNew)),
             (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", Refusal::Framing(Fault::Length)),
+            (b"POST / HTTP/1.1\r\nContent-Length: 2, 2\r\n\r\n", Refusal::Framing(Fault::Length)),
             (many(201).as_bytes(), Refusal::TooManyFields),
         ] {
             assert_eq!(of(text), Err(why), "{}", text.escape_ascii());

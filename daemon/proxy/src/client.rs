@@ -165,6 +165,10 @@ impl Client {
     ) -> Next {
         let config = &shard.upstreams.config;
         let mut seen = 0;
+        if !exchange.ahead.is_empty() {
+            // The head has begun already, behind the request before it.
+            self.phase.set(Phase::Head { since: shard.upstreams.runtime.now() });
+        }
         loop {
             if exchange.ahead.len() > seen {
                 match request::head(&mut exchange.ahead, seen, config.max_fields) {
@@ -260,6 +264,12 @@ impl Client {
             (End::Next, Some(exchange)) => After::Next(exchange),
             (End::Over(outcome), Some(exchange)) => {
                 if let Err(error) = outcome {
+                    if error.is_parse() && !served.get() {
+                        // Its parts pass, but hyper makes no request of them: it has answered by itself.
+                        let mut counters = shard.counters.borrow_mut();
+                        counters.refused_request += 1;
+                        counters.refused_malformed += 1;
+                    }
                     tracing::debug!(client = ?self.address, cause = %error, "client connection ended early");
                 }
                 if exchange.is_read() && exchange.ahead.is_empty() {

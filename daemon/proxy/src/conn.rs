@@ -87,12 +87,12 @@ impl<S: ByteStream> Conn<S> {
     pub(crate) fn is_ready(&mut self) -> bool {
         // Driving finds a closed connection and stray bytes, and lets hyper see that the last message has ended. Who
         // uses the connection next drives it again, so nobody is to be woken until then.
-        !self.drive(&Context::from_waker(Waker::noop())) && self.sender.is_ready()
+        !self.drive(&Context::from_waker(Waker::noop())) && self.sender.is_ready() && !self.signals.deaf.get()
     }
 
     /// Whether hyper has seen the last message's end already.
     pub(crate) fn has_finished(&self) -> bool {
-        self.ended.is_none() && self.sender.is_ready()
+        self.ended.is_none() && self.sender.is_ready() && !self.signals.deaf.get()
     }
 
     /// The bare stream after an upgrade, and the bytes that hyper read beyond the 101.
@@ -267,18 +267,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         let this = &mut *self;
         if !this.signals.deaf.get() {
             let written = this.section.poll_write(&this.signals.trailers, &mut this.stream, cx, bufs);
-            match written {
-                Poll::Ready(Err(error)) if is_deaf(&error) => {
-                    tracing::debug!(cause = %error, "the upstream takes no more of the request");
-                    this.signals.deaf.set(true);
+            let gone = match &written {
+                Poll::Ready(Err(error)) => is_deaf(error),
+                Poll::Ready(Ok(_)) | Poll::Pending => false,
+            };
+            if !gone {
+                if matches!(written, Poll::Ready(Ok(1..))) {
+                    this.signals.sent.set(true);
                 }
-                written => {
-                    if matches!(written, Poll::Ready(Ok(1..))) {
-                        this.signals.sent.set(true);
-                    }
-                    return written;
-                }
+                return written;
             }
+            this.signals.deaf.set(true);
+            tracing::debug!("the upstream takes no more of the request");
         }
         Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
     }

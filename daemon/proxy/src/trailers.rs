@@ -6,13 +6,12 @@
 //!
 //! Bounds: hyper's own on what it reads of trailers (16 KiB, and as many fields as a head may have).
 
-use crate::gather::poll_write_gathered;
+use crate::{gather::poll_write_gathered, trust};
 use http::{
     HeaderMap, HeaderName,
     header::{
-        AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-        COOKIE, EXPECT, FORWARDED, HOST, MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+        CACHE_CONTROL, CONTENT_ENCODING, CONTENT_RANGE, MAX_FORWARDS, PROXY_AUTHENTICATE, SET_COOKIE, TRAILER,
+        WWW_AUTHENTICATE,
     },
 };
 use std::{
@@ -65,33 +64,18 @@ impl Trailers {
 
 /// RFC 9110 section 6.5.1, and what this proxy or an app behind it goes by.
 fn is_for_heads_only(name: &HeaderName) -> bool {
-    const HEAD: [HeaderName; 20] = [
-        AUTHORIZATION,
+    const HEAD: [HeaderName; 8] = [
         CACHE_CONTROL,
-        CONNECTION,
         CONTENT_ENCODING,
-        CONTENT_LENGTH,
         CONTENT_RANGE,
-        CONTENT_TYPE,
-        COOKIE,
-        EXPECT,
-        FORWARDED,
-        HOST,
         MAX_FORWARDS,
         PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
         SET_COOKIE,
-        TE,
         TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
         WWW_AUTHENTICATE,
     ];
     let text = name.as_str();
-    HEAD.contains(name)
-        || text.starts_with("x-forwarded-")
-        || text.contains('_')
-        || matches!(text, "keep-alive" | "proxy-connection" | "x-real-ip")
+    HEAD.contains(name) || trust::is_guarded(text) || text.contains(['_', '.'])
 }
 
 /// How much of a trailer section has been written.

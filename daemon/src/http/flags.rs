@@ -75,6 +75,10 @@ pub(crate) struct ProxyFlags {
     /// Let requests switch to this protocol too, beside websocket; repeatable
     #[arg(long, value_name = "PROTOCOL", requires = "listen")]
     allow_upgrade: Vec<String>,
+
+    /// Most fields in the head of a request or response, and in its trailers; a request with more is answered 431
+    #[arg(long, value_name = "N", default_value = "256")]
+    max_fields: NonZeroUsize,
 }
 
 impl ProxyFlags {
@@ -114,6 +118,7 @@ impl ProxyFlags {
             keep_alive_timeout: self.keep_alive_timeout.0,
             trust_forwarded: self.trust_forwarded,
             date_header: true,
+            max_fields: self.max_fields.get().clamp(100, 10_000),
             ..Config::default()
         };
         Ok(Some(ProxyOptions {
