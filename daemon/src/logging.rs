@@ -7,18 +7,15 @@
 mod lossy;
 mod seldom;
 
-use crate::{clock::Clock, errors::Error, metrics::Sources};
+use crate::{clock::Clock, errors::Error, files, metrics::Sources};
 use lossy::{Lossy, Sink};
 use nitrotap_core::counters::{Desc, Kind};
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, IsTerminal, Write},
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::fd::{AsFd, BorrowedFd},
     panic,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -64,9 +61,8 @@ pub(crate) fn init_direct(format: LogFormat, level: &str) {
 pub(crate) fn init_with(format: LogFormat, target: Target) -> Result<(), Error> {
     let level = target.level.unwrap_or("info");
     let Some(path) = target.file else { return init(format, level) };
-    let file = open(&path).map_err(|e| {
-        Error::runtime(format!("cannot log into {}: {e}; choose a file that this user may write to", path.display()))
-    })?;
+    let file =
+        files::append_at_once(&path).map_err(|e| Error::runtime(format!("cannot log into {}: {e}", path.display())))?;
     install(format, lossy(LogFile { path, file })?, level, false);
     Ok(())
 }
@@ -153,12 +149,6 @@ macro_rules! seldom {
     };
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    // A FIFO without a reader is an error, and not something to wait for.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)
-}
-
 struct StandardError(io::Stderr);
 
 impl Sink for StandardError {
@@ -180,7 +170,7 @@ impl Sink for LogFile {
     }
 
     fn reopen(&mut self) {
-        match open(&self.path) {
+        match files::append_at_once(&self.path) {
             Ok(file) => self.file = file,
             Err(error) => {
                 tracing::warn!(path = %self.path.display(), %error, "cannot open the log anew; the old file is used")

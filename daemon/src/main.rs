@@ -10,6 +10,7 @@ mod clock;
 mod drive;
 mod endpoint;
 mod errors;
+mod files;
 mod host;
 mod http;
 mod limits;

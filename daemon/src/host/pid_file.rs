@@ -1,6 +1,6 @@
 //! The file with our process number.
 
-use crate::errors::Error;
+use crate::{errors::Error, files};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -14,15 +14,11 @@ pub(super) struct PidFile {
 }
 
 impl PidFile {
-    /// Writes it; what was there is replaced, as gvproxy does.
+    /// Writes it, for everybody to read; what was there is replaced, as gvproxy does, unless it is a link or another's.
     pub(super) fn write(path: &Path) -> Result<Self, Error> {
         let text = format!("{}\n", std::process::id());
-        fs::write(path, &text).map_err(|e| {
-            Error::runtime(format!(
-                "cannot write the pid file {}: {e}; choose a file in a folder that this user may write to",
-                path.display()
-            ))
-        })?;
+        files::replace(path, files::PUBLIC, text.as_bytes())
+            .map_err(|e| Error::runtime(format!("cannot write the pid file {}: {e}", path.display())))?;
         Ok(Self { path: path.to_owned(), text })
     }
 }
@@ -51,6 +47,11 @@ mod tests {
         fs::write(&path, "1\n").unwrap();
         drop(file);
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("precious"), &path).unwrap();
+        let error = PidFile::write(&path).unwrap_err().to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+        assert!(!dir.path().join("precious").exists());
         let error = PidFile::write(&dir.path().join("none/pid")).unwrap_err().to_string();
         assert!(error.contains("none/pid"), "{error}");
     }

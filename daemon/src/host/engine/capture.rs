@@ -5,7 +5,7 @@
 //!
 //! A FIFO is waited for by that thread alone, until somebody reads it. Each reader gets a capture from its beginning.
 
-use crate::errors::Error;
+use crate::{errors::Error, files};
 use nitrotap_core::{
     frame::Framing,
     pcap::{Capture, CaptureCounters},
@@ -65,11 +65,11 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Creates the file, or truncates it; a FIFO is opened by the thread, which waits for its reader.
+    /// Makes the file, for nobody else to read, in the place of one that was there; a FIFO is opened by the thread, which waits for its reader.
     pub(super) fn start(config: CaptureConfig, epoch: u64) -> Result<Self, Error> {
         let CaptureConfig { path, snaplen, budget } = config;
         let cannot = |e: &io::Error| Error::runtime(format!("cannot write the capture {}: {e}", path.display()));
-        let fifo = fs::metadata(&path).is_ok_and(|file| file.file_type().is_fifo());
+        let fifo = fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_fifo());
         // What goes through a FIFO fills no disk.
         let capture = Capture::new(snaplen, if fifo { u64::MAX } else { budget });
         let (orders, inbox) = sync_channel(WAITING);
@@ -170,7 +170,11 @@ impl CaptureFile {
     /// May wait, for the reader of a FIFO.
     fn open(&mut self) -> io::Result<&mut File> {
         if self.open.is_none() {
-            let mut file = File::create(&self.path)?;
+            if !files::is_special(&self.path) {
+                let file = files::replace(&self.path, files::PRIVATE, &self.header)?;
+                return Ok(self.open.insert(file));
+            }
+            let mut file = files::append(&self.path)?;
             if self.fifo {
                 // A reader wants what passes from now on, and not what nobody has read.
                 self.lost.fetch_add(self.inbox.try_iter().count() as u64, Relaxed);
