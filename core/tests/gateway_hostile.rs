@@ -245,3 +245,48 @@ fn questions_of_one_link_leave_the_name_server_to_others() {
     );
     assert_eq!(Ipv4Addr::from(GATEWAY), gateway.config().gateway);
 }
+
+/// Memory that is used up refuses what is new, with a reset and a counter, and takes nothing from what is there.
+#[test]
+fn a_connection_for_which_there_is_no_memory_is_refused() {
+    let mut none = Gateway::new(Config { allocate: |_| None, ..Config::default() }).unwrap();
+    assert_eq!(none.attach(1, Some(Framing::Hyperkit)), None, "a link has a queue");
+    // Enough for a queue, and for no buffer.
+    let allocate = |len: usize| (len >= 1 << 20).then(|| vec![0; len]);
+    let mut gateway = Gateway::new(Config { allocate, ..Config::default() }).unwrap();
+    let port = link(&mut gateway, 1);
+    for n in 1..=3 {
+        let syn = frame(GATEWAY_MAC, mac(1), [8, 0], &ipv4(GUEST, WORLD, 6, &tcp(100, 0, 0x02, &[], &[])));
+        assert_eq!(gateway.handle_frame(NOW, port, &syn), Handled::Done);
+        let dial = outputs(&mut gateway).into_iter().find_map(|output| match output {
+            Output::Dial { flow, .. } => Some(flow),
+            Output::Flow(_) | Output::Closed { .. } | Output::SessionClosed(_) | Output::Frames(_) => None,
+        });
+        gateway.dialed(NOW, dial.unwrap(), Ok(()));
+        let answer = frames(&mut gateway, port).pop().unwrap();
+        assert_eq!(answer[14 + 20 + 13] & 0x04, 0x04, "a reset");
+        assert!(outputs(&mut gateway).iter().any(|output| matches!(output, Output::Closed { .. })));
+        assert!(gateway.connect(NOW, (GUEST, 22).into()).is_err());
+        let counters = gateway.counters();
+        assert_eq!((counters.refused_memory, counters.tcp_flows, counters.tcp_buffer_bytes), (2 * n, 0, 0));
+    }
+}
+
+/// What a SYN carries is sent again once the connection is there; its options count from the first.
+#[test]
+fn a_syn_with_payload_opens_a_connection_like_any_other() {
+    let mut gateway = gateway();
+    let port = link(&mut gateway, 1);
+    let syn = tcp(100, 0, 0x02, &[2, 4, 1, 200], &[7; 1000]);
+    gateway.handle_frame(NOW, port, &frame(GATEWAY_MAC, mac(1), [8, 0], &ipv4(GUEST, WORLD, 6, &syn)));
+    let Some(Output::Dial { flow, .. }) = outputs(&mut gateway).first().copied() else { panic!("no dial") };
+    gateway.dialed(NOW, flow, Ok(()));
+    let answer = frames(&mut gateway, port).pop().unwrap();
+    let segment = &answer[14 + 20..];
+    assert_eq!(segment[13], 0x12, "SYN and ACK");
+    assert_eq!(segment[8..12], 101_u32.to_be_bytes());
+    let ours = u32::from_be_bytes(segment[4..8].try_into().unwrap()).wrapping_add(1);
+    let ack = tcp(101, ours, 0x10, &[], &[7; 1000]);
+    gateway.handle_frame(NOW, port, &frame(GATEWAY_MAC, mac(1), [8, 0], &ipv4(GUEST, WORLD, 6, &ack)));
+    assert_eq!(gateway.status(flow).unwrap().received, 1000);
+}

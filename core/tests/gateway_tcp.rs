@@ -7,7 +7,7 @@ mod guest;
 use guest::{Net, World, pattern};
 use nitrotap_core::{
     frame::Framing,
-    gateway::{Closed, DialError, QUEUE_LIMIT},
+    gateway::{Closed, Config, DialError, QUEUE_LIMIT, SourcePortsConfig},
 };
 use quickcheck::quickcheck;
 use smoltcp::{socket::tcp, time::Instant as SmolInstant};
@@ -103,6 +103,43 @@ fn either_side_may_close_first_and_the_other_goes_on() {
     // Who closes first remembers the connection: the guest the first, we the second.
     assert_eq!(world.gateway.counters().tcp_time_wait, 1);
     assert_eq!(world.gateway.counters().tcp_buffer_bytes, 0);
+}
+
+/// The host's kernel keeps the ports of connections that the host closes first, which it does where the guest does.
+#[test]
+fn connections_that_the_guest_closes_first_leave_ports_of_the_host_to_others() {
+    for (guest_first, expected) in [(true, 7), (false, 20)] {
+        let source_ports = SourcePortsConfig { count: 8, ..SourcePortsConfig::default() };
+        let mut world = World::with(NET, Config { source_ports, ..Config::default() });
+        let answered = |world: &mut World| !world.dials.is_empty() || world.gateway.counters().refused_source_ports > 0;
+        let mut opened = 0;
+        for port in 40_000..40_020 {
+            let handle = world.connect(port, 4096);
+            world.until("an answer", answered);
+            let Some((flow, _)) = world.dials.pop_front() else { break };
+            opened += 1;
+            world.gateway.dialed(world.now, flow, Ok(()));
+            world.until("established", |world| world.status(flow).established);
+            if guest_first {
+                world.guest(handle).close();
+                world.until("the guest's end", |world| world.status(flow).received_all);
+                world.gateway.finish(world.now, flow);
+            } else {
+                world.gateway.finish(world.now, flow);
+                world.until("the world's end", |world| !world.guest(handle).may_recv());
+                world.guest(handle).close();
+            }
+            world.until("both to be over", |world| world.closed.contains(&(flow, Closed::Finished)));
+        }
+        assert_eq!(opened, expected);
+        let counters = world.gateway.counters();
+        let refused = u64::from(guest_first);
+        assert_eq!((counters.refused_source_ports, counters.icmp_errors_out), (refused, refused));
+        // A minute later the kernel has let them go.
+        world.now = world.now + Duration::from_secs(70);
+        world.connect(41_000, 4096);
+        world.until("a dial", |world| !world.dials.is_empty());
+    }
 }
 
 #[test]

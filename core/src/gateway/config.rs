@@ -4,6 +4,7 @@ use super::{
     dhcp::{DhcpConfig, DhcpConfigError},
     network6::Network6,
     policy::{PolicyConfig, PolicyError},
+    source_ports::SourcePortsConfig,
     tenant::TenantLimits,
 };
 use core::{
@@ -56,7 +57,15 @@ pub struct Config {
     pub largest_buffer: usize,
     /// Seed of sequence numbers and hash tables; must not be guessed by guests.
     pub seed: u64,
+    /// Where large buffers come from.
+    pub allocate: Allocate,
+    /// The host's ports for connections to the world.
+    pub source_ports: SourcePortsConfig,
 }
+
+/// Gives so many zeroes, or `None` where memory is used up: then what wanted them is refused. They should take memory only
+/// where they are touched.
+pub type Allocate = fn(usize) -> Option<Vec<u8>>;
 
 impl Default for Config {
     fn default() -> Self {
@@ -80,6 +89,8 @@ impl Default for Config {
             memory: 512 << 20,
             largest_buffer: 512 << 10,
             seed: 0,
+            allocate: |len| Some(vec![0; len]),
+            source_ports: SourcePortsConfig::default(),
         }
     }
 }

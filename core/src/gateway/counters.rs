@@ -79,6 +79,10 @@ crate::counters! {
         flushes_cut: Counter "nitrotap_gateway_flushes_cut" {},
         /// Most work that was done for connections in one go, in bare segments or 512 bytes; it stays below 17,000.
         flush_work_max: Gauge "nitrotap_gateway_flush_work_max" {},
+        /// Connections and sessions refused for want of room, by limit.
+        refused_inbound: Counter "nitrotap_gateway_refused" { limit = "inbound" },
+        /// Connections and sessions refused for want of room, by limit.
+        refused_source_ports: Counter "nitrotap_gateway_refused" { limit = "source_ports" },
     }
 }
 
@@ -88,6 +92,8 @@ impl Counters {
             Refusal::Flows => self.refused_flows += 1,
             Refusal::HalfOpen => self.refused_half_open += 1,
             Refusal::Sessions => self.refused_sessions += 1,
+            Refusal::SourcePorts => self.refused_source_ports += 1,
+            Refusal::Inbound => self.refused_inbound += 1,
             Refusal::Rate => self.refused_rate += 1,
             Refusal::Memory => self.refused_memory += 1,
         }

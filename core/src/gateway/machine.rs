@@ -29,7 +29,7 @@ use super::{
     session::{Kind, SessionKey, Sessions},
     switch::{Learning, Switch},
     tcp::{Context, FlowKey, FlowStatus, Refused, Tcp, TcpConfig},
-    tenant::Tenants,
+    tenant::{Origin, Tenants},
     wire::{self, ACK, ETHERNET, ICMP, Ip, RST, SYN, Segment, UDP, Unreachable},
 };
 use crate::{
@@ -107,16 +107,18 @@ impl Gateway {
             memory: config.memory,
             largest_buffer: config.largest_buffer,
             seed: rng.u64(..),
+            allocate: config.allocate,
+            source_ports: config.source_ports,
         };
         Ok(Self {
             network6: config.network6()?,
             advertise_at: None,
             // Of its own, so that it changes nothing for others.
             advertise_rng: fastrand::Rng::with_seed(config.seed),
-            ports: Ports::default(),
+            ports: Ports::new(config.allocate),
             switch: Switch::new(config.gateway_mac, rng.u64(..)),
             neighbours: Neighbours::default(),
-            tenants: Tenants::new(config.tenant),
+            tenants: Tenants::new(config.tenant, config.max_flows, config.max_sessions),
             dhcp: Dhcp::new(config.dhcp())?,
             policy: Policy::new(config.policy.clone())?,
             verdicts: PolicyCounters::default(),
@@ -302,6 +304,30 @@ impl Gateway {
         let any = !ids.is_empty();
         self.tcp.unblock(port, ids);
         any
+    }
+
+    /// How often a connection or a session has begun or ended: each costs a driver more than a frame does.
+    #[must_use]
+    pub const fn changes(&self) -> u64 {
+        self.tenants.changes()
+    }
+
+    /// Whose a connection is; `None` once it is over.
+    #[must_use]
+    pub fn tenant_of_flow(&self, flow: FlowId) -> Option<u32> {
+        self.tcp.tenant(flow)
+    }
+
+    /// Whose a session is; `None` once it is over.
+    #[must_use]
+    pub fn tenant_of_session(&self, session: SessionId) -> Option<u32> {
+        self.sessions.get(session).map(|session| session.key.tenant)
+    }
+
+    /// Whose what the world begins with a guest is.
+    #[must_use]
+    pub fn tenant_of_guest(&self, guest: IpAddr) -> u32 {
+        self.neighbours.find(guest).and_then(|place| self.ports.get(place.port)).map_or(NOBODY, |port| port.tenant)
     }
 
     /// The egress policy, for the name server.

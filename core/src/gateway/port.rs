@@ -5,6 +5,7 @@
 
 use super::{
     arena::{Arena, Id},
+    config::Allocate,
     queue::TxQueue,
     tcp::device,
 };
@@ -102,6 +103,8 @@ impl Port {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
+    /// Where queues come from, if not from the allocator.
+    allocate: Option<Allocate>,
     ports: Arena<Port>,
     waiting: VecDeque<PortId>,
     /// Frames and bytes that were queued, for links that are gone too.
@@ -110,16 +113,21 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// `None` if there are too many.
+    pub(super) fn new(allocate: Allocate) -> Self {
+        Self { allocate: Some(allocate), ..Self::default() }
+    }
+
+    /// `None` if there are too many, or no memory for the queue of one more.
     pub(super) fn attach(&mut self, tenant: u32, framing: Option<Framing>) -> Option<PortId> {
         let of_tenant = self.ports.iter().filter(|(_, port)| port.tenant == tenant).count();
         if self.ports.len() >= MAX_PORTS || (tenant < ANONYMOUS && of_tenant >= MAX_PORTS_PER_MACHINE) {
             return None;
         }
+        let queue = TxQueue::with(self.allocate, framing)?;
         Some({
             PortId(self.ports.insert(Port {
                 tenant,
-                queue: TxQueue::new(framing),
+                queue,
                 blocked: BTreeSet::new(),
                 waiting: false,
                 questions: VecDeque::new(),

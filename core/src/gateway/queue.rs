@@ -4,6 +4,7 @@
 //! [`TxQueue::next_frame`] and [`TxQueue::consume_frame`] where every message is a frame.
 //! Bounds: [`LIMIT`] bytes; senders that can wait keep [`RESERVE`] of them free for those that cannot.
 
+use super::config::Allocate;
 use crate::frame::Framing;
 
 /// Bytes a link may leave lying: at 10 Gbit/s less than half a millisecond.
@@ -25,8 +26,15 @@ pub(crate) struct TxQueue {
 
 impl TxQueue {
     /// For a byte stream with this framing, or for messages.
+    #[cfg(test)]
     pub(crate) fn new(framing: Option<Framing>) -> Self {
         Self { framing: framing.unwrap_or(Framing::Qemu), buf: vec![0; 2 * LIMIT], start: 0, end: 0 }
+    }
+
+    /// The same with a buffer from elsewhere; `None` where memory is used up.
+    pub(crate) fn with(allocate: Option<Allocate>, framing: Option<Framing>) -> Option<Self> {
+        let buf = allocate.map_or_else(|| Some(vec![0; 2 * LIMIT]), |allocate| allocate(2 * LIMIT))?;
+        Some(Self { framing: framing.unwrap_or(Framing::Qemu), buf, start: 0, end: 0 })
     }
 
     /// Bytes of frames and prefixes that still fit.

@@ -2,7 +2,8 @@
 //!
 //! Owns: who talks to whom, and when they last did. Driven by: the machine.
 //! Bounds: the configured number in all and per tenant; [`IDLE`] of silence ends one. When a tenant has too many, the
-//! one that was silent the longest, of some looked at, makes room: datagrams are for those who use them.
+//! one that was silent the longest, of some looked at, makes room: datagrams are for those who use them. What strangers begin
+//! takes the place of nothing but what strangers have begun, and never that of an exchange in which both sides speak.
 //!
 //! A session belongs to one guest address and one peer address, so only the peer that the guest has written to can
 //! answer (address and port-dependent filtering, RFC 4787 section 5; gvproxy does the same).
@@ -13,7 +14,7 @@ use super::{
     output::{Output, Outputs, SessionId},
     port::{PortId, Ports},
     tcp::{hash_pair, same},
-    tenant::{Refusal, Tenants},
+    tenant::{Origin, Refusal, Tenants},
     timers::{EXPIRIES, Scheduled, Timers},
 };
 use crate::time::Instant;
@@ -23,7 +24,7 @@ use core::{
     time::Duration,
 };
 use foldhash::fast::FixedState;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Silence after which a session ends; RFC 4787 requirement 5 asks for two minutes at least.
 pub(super) const IDLE: Duration = Duration::from_secs(120);
@@ -32,6 +33,8 @@ pub(super) const IDLE_DNS: Duration = Duration::from_secs(20);
 /// The same for pings.
 pub(super) const IDLE_PING: Duration = Duration::from_secs(30);
 
+/// An exchange in which both sides have spoken is not ended for a stranger before it was silent for so long.
+const QUIET: Duration = Duration::from_secs(10);
 /// Sessions looked at to find one that makes room.
 const LOOKED_AT: usize = 16;
 /// First and last port of sessions that the world begins.
@@ -79,9 +82,29 @@ pub(super) struct Session {
     pub(super) to: SocketAddr,
     /// Where the guest is; the last link it was heard on.
     pub(super) place: Option<(PortId, [u8; 6])>,
+    origin: Origin,
+    /// Who spoke last.
+    speaker: Origin,
+    /// How often the other side took its turn: from two on, both are known to be there.
+    turns: u8,
     idle: Duration,
     last: Instant,
     scheduled: Scheduled,
+}
+
+impl Session {
+    fn spoke(&mut self, now: Instant, who: Origin) {
+        self.last = now;
+        if self.speaker != who {
+            self.speaker = who;
+            self.turns = self.turns.saturating_add(1);
+        }
+    }
+
+    /// Whether both sides are known to be there: whoever asked has had an answer, and has spoken again.
+    const fn is_assured(&self) -> bool {
+        self.turns >= 2
+    }
 }
 
 /// See the module.
@@ -91,8 +114,10 @@ pub(super) struct Sessions {
     sessions: Arena<Session>,
     by_key: HashMap<SessionKey, Id, FixedState>,
     timers: Timers,
+    /// Whose they are and who has begun them.
+    owned: BTreeSet<(u32, Origin, Id)>,
     /// Where the search for one that makes room goes on.
-    hand: usize,
+    hand: Id,
     next_port: u16,
 }
 
@@ -103,7 +128,8 @@ impl Sessions {
             sessions: Arena::default(),
             by_key: HashMap::with_hasher(FixedState::with_seed(seed)),
             timers: Timers::default(),
-            hand: 0,
+            owned: BTreeSet::new(),
+            hand: Id::FIRST,
             next_port: EPHEMERAL.0,
         }
     }
@@ -132,7 +158,7 @@ impl Sessions {
         if session.place.is_some_and(|(old, _)| !ports.may_take_over(old, place.0)) {
             return Err(Spoofed);
         }
-        session.last = now;
+        session.spoke(now, Origin::Guest);
         session.place = Some(place);
         Ok(Some(SessionId(id)))
     }
@@ -154,6 +180,8 @@ impl Sessions {
             session.key = new;
             self.by_key.remove(&old);
             self.by_key.insert(new, id.0);
+            self.owned.remove(&(old.tenant, session.origin, id.0));
+            self.owned.insert((tenant, session.origin, id.0));
             tenants.move_session(old.tenant, tenant);
         }
         session.place = Some(place);
@@ -163,37 +191,50 @@ impl Sessions {
     /// A datagram from the world, as a sign of life.
     pub(super) fn heard(&mut self, now: Instant, id: SessionId) -> Option<&Session> {
         let session = self.sessions.get_mut(id.0)?;
-        session.last = now;
+        session.spoke(now, Origin::World);
         Some(session)
     }
 
     /// Begins a session.
+    #[expect(clippy::too_many_arguments, reason = "the tables of the gateway, and what a session is")]
     pub(super) fn open(
         &mut self,
         now: Instant,
         tenants: &mut Tenants,
         out: &mut Outputs,
         key: SessionKey,
+        origin: Origin,
         to: SocketAddr,
         place: Option<(PortId, [u8; 6])>,
     ) -> Result<SessionId, Refusal> {
         if self.sessions.len() >= self.max {
-            self.evict(tenants, out, key.tenant)?;
+            self.evict(now, tenants, out, key.tenant, origin)?;
         }
-        if let Err(refusal) = tenants.open_session(now, key.tenant) {
+        if let Err(refusal) = tenants.open_session(now, key.tenant, origin) {
             if refusal != Refusal::Sessions {
                 return Err(refusal);
             }
-            self.evict(tenants, out, key.tenant)?;
-            tenants.open_session(now, key.tenant)?;
+            self.evict(now, tenants, out, key.tenant, origin)?;
+            tenants.open_session(now, key.tenant, origin)?;
         }
         let idle = match (key.kind, key.remote.1) {
             (Kind::Ping, _) => IDLE_PING,
             (Kind::Udp, 53) => IDLE_DNS,
             (Kind::Udp, _) => IDLE,
         };
-        let id = self.sessions.insert(Session { key, to, place, idle, last: now, scheduled: Scheduled::NEVER });
+        let id = self.sessions.insert(Session {
+            key,
+            to,
+            place,
+            origin,
+            speaker: origin,
+            turns: 0,
+            idle,
+            last: now,
+            scheduled: Scheduled::NEVER,
+        });
         self.by_key.insert(key, id);
+        self.owned.insert((key.tenant, origin, id));
         if let Some(session) = self.sessions.get_mut(id) {
             self.timers.schedule(&mut session.scheduled, id, now + idle);
         }
@@ -220,7 +261,8 @@ impl Sessions {
         if self.by_key.get(&session.key) == Some(&id.0) {
             self.by_key.remove(&session.key);
         }
-        tenants.close_session(session.key.tenant);
+        self.owned.remove(&(session.key.tenant, session.origin, id.0));
+        tenants.close_session(session.key.tenant, session.origin);
         out.push_back(Output::SessionClosed(id));
     }
 
@@ -247,20 +289,43 @@ impl Sessions {
     }
 
     /// Makes room at the cost of the tenant that wants it; `Err` if it has none to give among those looked at.
-    fn evict(&mut self, tenants: &mut Tenants, out: &mut Outputs, tenant: u32) -> Result<(), Refusal> {
-        let total = self.sessions.len();
-        let mut oldest: Option<(Instant, Id)> = None;
-        let start = self.hand % total.max(1);
-        let round = self.sessions.iter().skip(start).chain(self.sessions.iter().take(start));
-        for (id, session) in round.filter(|(_, session)| session.key.tenant == tenant).take(LOOKED_AT) {
-            if oldest.is_none_or(|(last, _)| session.last < last) {
-                oldest = Some((session.last, id));
-            }
+    fn evict(
+        &mut self,
+        now: Instant,
+        tenants: &mut Tenants,
+        out: &mut Outputs,
+        tenant: u32,
+        origin: Origin,
+    ) -> Result<(), Refusal> {
+        let mut victim = self.victim(tenant, origin);
+        if origin == Origin::Guest && victim.is_none() {
+            victim = self.victim(tenant, Origin::World);
         }
-        self.hand = start + LOOKED_AT;
-        let (_, id) = oldest.ok_or(Refusal::Sessions)?;
+        let (assured, last, id) = victim.ok_or(Refusal::Sessions)?;
+        if origin == Origin::World && assured && now.since(last) < QUIET {
+            return Err(Refusal::Sessions);
+        }
         self.close(tenants, out, SessionId(id));
         Ok(())
+    }
+
+    /// The one that is missed the least, of some that are looked at: others each time.
+    fn victim(&mut self, tenant: u32, origin: Origin) -> Option<(bool, Instant, Id)> {
+        let of = |id| (tenant, origin, id);
+        let behind = self.owned.range(of(self.hand)..=of(Id::LAST));
+        let round = behind.chain(self.owned.range(of(Id::FIRST)..of(self.hand)));
+        let mut found: Option<(bool, Instant, Id)> = None;
+        let mut hand = self.hand;
+        for (_, _, id) in round.take(LOOKED_AT) {
+            hand = *id;
+            let Some(session) = self.sessions.get(*id) else { continue };
+            let missed = (session.is_assured(), session.last, *id);
+            if found.is_none_or(|least| missed < least) {
+                found = Some(missed);
+            }
+        }
+        self.hand = hand;
+        found
     }
 }
 
@@ -271,7 +336,7 @@ mod tests {
 
     fn world(max: usize, per_tenant: usize) -> (Sessions, Tenants, Outputs) {
         let limits = TenantLimits { flows: 1, half_open: 1, sessions: per_tenant, rate: None };
-        (Sessions::new(max, 1), Tenants::new(limits), Outputs::new())
+        (Sessions::new(max, 1), Tenants::new(limits, 1, max), Outputs::new())
     }
 
     fn key(tenant: u32, port: u16, remote_port: u16) -> SessionKey {
@@ -287,8 +352,8 @@ mod tests {
     fn silence_ends_a_session_and_traffic_keeps_it() {
         let (mut sessions, mut tenants, mut out) = world(10, 10);
         let at = |s: u64| Instant::from_millis(s * 1000);
-        let a = sessions.open(at(0), &mut tenants, &mut out, key(1, 1, 1), to(), None).unwrap();
-        let dns = sessions.open(at(0), &mut tenants, &mut out, key(1, 2, 53), to(), None).unwrap();
+        let a = sessions.open(at(0), &mut tenants, &mut out, key(1, 1, 1), Origin::Guest, to(), None).unwrap();
+        let dns = sessions.open(at(0), &mut tenants, &mut out, key(1, 2, 53), Origin::Guest, to(), None).unwrap();
         assert_eq!(sessions.poll_timeout(), Some(at(20)));
         assert_eq!(sessions.handle_timeout(at(20), &mut tenants, &mut out), 1);
         assert_eq!(out.pop_front(), Some(Output::SessionClosed(dns)));
@@ -302,10 +367,11 @@ mod tests {
     #[test]
     fn a_flood_of_one_tenant_costs_only_its_own() {
         let (mut sessions, mut tenants, mut out) = world(100, 50);
-        let other = sessions.open(Instant::ZERO, &mut tenants, &mut out, key(2, 1, 1), to(), None).unwrap();
+        let other =
+            sessions.open(Instant::ZERO, &mut tenants, &mut out, key(2, 1, 1), Origin::Guest, to(), None).unwrap();
         for port in 1..5000 {
             let now = Instant::from_millis(port.into());
-            sessions.open(now, &mut tenants, &mut out, key(1, port, 1), to(), None).unwrap();
+            sessions.open(now, &mut tenants, &mut out, key(1, port, 1), Origin::Guest, to(), None).unwrap();
             assert!(sessions.len() <= 51);
         }
         assert!(sessions.get(other).is_some());
@@ -316,10 +382,68 @@ mod tests {
     fn a_full_table_refuses_a_tenant_that_has_nothing_to_give() {
         let (mut sessions, mut tenants, mut out) = world(10, 10);
         for port in 1..=10 {
-            sessions.open(Instant::ZERO, &mut tenants, &mut out, key(1, port, 1), to(), None).unwrap();
+            sessions.open(Instant::ZERO, &mut tenants, &mut out, key(1, port, 1), Origin::Guest, to(), None).unwrap();
         }
-        let refused = sessions.open(Instant::ZERO, &mut tenants, &mut out, key(2, 1, 1), to(), None);
+        let refused = sessions.open(Instant::ZERO, &mut tenants, &mut out, key(2, 1, 1), Origin::Guest, to(), None);
         assert_eq!(refused, Err(Refusal::Sessions));
         assert_eq!(sessions.len(), 10);
+    }
+
+    #[test]
+    fn strangers_end_neither_what_a_guest_began_nor_what_it_takes_part_in() {
+        let (mut sessions, mut tenants, mut out) = world(1000, 64);
+        let (mut ports, guest) = (Ports::default(), key(1, 1, 1));
+        let place = (ports.attach(1, None).unwrap(), [2; 6]);
+        let at = Instant::from_millis;
+        let own: Vec<_> = (1..=16)
+            .map(|port| {
+                sessions.open(at(0), &mut tenants, &mut out, key(1, port, 9), Origin::Guest, to(), Some(place)).unwrap()
+            })
+            .collect();
+        // A client that the guest talks to, and one that it has answered once: whose address may be another's.
+        let client = sessions.open(at(0), &mut tenants, &mut out, guest, Origin::World, to(), Some(place)).unwrap();
+        let lure = key(1, 1, 2);
+        let once = sessions.open(at(0), &mut tenants, &mut out, lure, Origin::World, to(), Some(place)).unwrap();
+        for (key, session, again) in [(guest, client, true), (lure, once, false)] {
+            assert_eq!(sessions.find(at(1), &ports, &key, place), Ok(Some(session)));
+            if again {
+                sessions.heard(at(2), session).unwrap();
+            }
+        }
+        for n in 0..5000 {
+            let stranger = key(1, 2, 1000 + n);
+            sessions.open(at(3 + u64::from(n)), &mut tenants, &mut out, stranger, Origin::World, to(), None).unwrap();
+        }
+        assert_eq!(sessions.len(), 16 + 48, "strangers have three quarters of what the tenant may have");
+        assert!(own.iter().all(|session| sessions.get(*session).is_some()));
+        assert!(sessions.get(client).is_some());
+        assert!(sessions.get(once).is_none(), "a single answer proves nothing");
+        // It is theirs once it was silent for long; and where there is nothing else, a stranger has to wait until then.
+        let late = at(3) + QUIET;
+        for n in 0..200 {
+            let stranger = key(1, 3, 1000 + n);
+            sessions.open(late, &mut tenants, &mut out, stranger, Origin::World, to(), None).unwrap();
+        }
+        assert!(sessions.get(client).is_some(), "others are missed less");
+    }
+
+    #[test]
+    fn a_stranger_waits_where_all_others_are_in_use() {
+        let (mut sessions, mut tenants, mut out) = world(1000, 4);
+        let mut ports = Ports::default();
+        let place = (ports.attach(1, None).unwrap(), [2; 6]);
+        let at = Instant::from_millis;
+        for n in 1..=3 {
+            let key = key(1, 1, n);
+            let id = sessions.open(at(0), &mut tenants, &mut out, key, Origin::World, to(), Some(place)).unwrap();
+            sessions.find(at(1), &ports, &key, place).unwrap();
+            sessions.heard(at(2), id).unwrap();
+        }
+        let mut open = |at, n| sessions.open(at, &mut tenants, &mut out, key(1, 1, n), Origin::World, to(), None);
+        assert_eq!(open(at(3), 9), Err(Refusal::Sessions));
+        assert!(open(at(2) + QUIET, 9).is_ok());
+        // The guest itself need not: with nothing of its own to give, it takes what a stranger has.
+        let mut open = |n| sessions.open(at(3), &mut tenants, &mut out, key(1, 7, n), Origin::Guest, to(), None);
+        assert!((1..20).all(|n| open(n).is_ok()));
     }
 }

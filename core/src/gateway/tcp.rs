@@ -16,10 +16,12 @@ mod time_wait;
 
 use super::{
     arena::{Arena, Id},
+    config::Allocate,
     counters::Counters,
     output::{Closed, FlowId, Output, Outputs, Target},
     port::{PortId, Ports},
-    tenant::{Refusal, Tenants},
+    source_ports::{SourcePorts, SourcePortsConfig},
+    tenant::{Origin, Refusal, Tenants},
     timers::{EXPIRIES, Scheduled, Timers},
     wire::{self, ACK, ETHERNET, RST, SYN, Segment, TCP, Unreachable},
 };
@@ -30,7 +32,7 @@ use core::{
     time::Duration,
 };
 use device::Emit;
-use flow::{Flow, Progress, TURN};
+use flow::{Buffers, Flow, Progress, TURN};
 use foldhash::fast::FixedState;
 use smoltcp::socket::tcp::State;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -49,6 +51,8 @@ pub(super) struct TcpConfig {
     pub(super) memory: usize,
     pub(super) largest_buffer: usize,
     pub(super) seed: u64,
+    pub(super) allocate: Allocate,
+    pub(super) source_ports: SourcePortsConfig,
 }
 
 /// Longest wait of a guest for the world's answer, and of the world for a guest's.
@@ -70,7 +74,7 @@ pub(super) struct Context<'a> {
 
 #[derive(Debug)]
 enum Phase {
-    /// The guest's SYN waits for the world.
+    /// The guest's SYN waits for the world, without its payload: a peer that listens takes none of it.
     Held(Box<[u8]>),
     /// We have yet to learn where the guest is.
     Resolving(Box<Flow>),
@@ -86,6 +90,11 @@ struct Entry {
     /// The last state seen, to tell how it came to an end.
     state: State,
     half_open: bool,
+    origin: Origin,
+    /// Where it leads, if that takes a port of the host.
+    destination: Option<SocketAddr>,
+    /// The guest has closed before the world has: the host's kernel keeps the port.
+    keeps_port: bool,
     established: bool,
     scheduled: Scheduled,
     /// When its timer may next expire.
@@ -120,6 +129,7 @@ pub(super) struct Tcp {
     timers: Timers,
     time_wait: TimeWait,
     budget: Budget,
+    source_ports: SourcePorts,
     dirty: VecDeque<Id>,
     /// When a flush last had to leave connections for the next one, if the last one did.
     left_over: Option<Instant>,
@@ -140,6 +150,7 @@ impl Tcp {
             timers: Timers::default(),
             time_wait: TimeWait::new(rng.u64(..)),
             budget: Budget::new(config.memory, config.largest_buffer, config.max_flows),
+            source_ports: SourcePorts::new(config.source_ports),
             dirty: VecDeque::new(),
             left_over: None,
             adrift: BTreeSet::new(),
@@ -221,6 +232,11 @@ impl Tcp {
         true
     }
 
+    /// Whose it is; `None` once it is over.
+    pub(super) fn tenant(&self, FlowId(id): FlowId) -> Option<u32> {
+        self.flows.get(id).map(|entry| entry.key.tenant)
+    }
+
     /// What a driver may know; `None` once it is over.
     pub(super) fn status(&self, FlowId(id): FlowId) -> Option<FlowStatus> {
         let entry = self.flows.get(id)?;
@@ -275,7 +291,9 @@ impl Tcp {
     pub(super) fn finish(&mut self, now: Instant, id: FlowId) {
         let Some(entry) = self.flows.get_mut(id.0) else { return };
         entry.deadline = Some(now + LINGER);
+        self.source_ports.at(now);
         if let Phase::Open(flow) = &mut entry.phase {
+            entry.keeps_port = flow.socket().state() == State::CloseWait;
             flow.socket_mut().close();
         }
         self.reschedule(now, id.0);
@@ -356,7 +374,10 @@ impl Tcp {
             ctx.ports.forget(port, id);
         }
         self.adrift.remove(&(entry.key.tenant, entry.key.guest.0, id));
-        ctx.tenants.closed(entry.key.tenant, entry.half_open);
+        if let Some(to) = entry.destination {
+            self.source_ports.release(to, entry.key.tenant, entry.keeps_port);
+        }
+        ctx.tenants.closed(entry.key.tenant, entry.origin, entry.half_open);
         match &entry.phase {
             Phase::Open(flow) | Phase::Resolving(flow) => self.budget.give_back(flow.buffer),
             Phase::Held(_) => {}
@@ -404,6 +425,9 @@ impl Entry {
             phase,
             state: State::SynSent,
             half_open: false,
+            origin: Origin::Guest,
+            destination: None,
+            keeps_port: false,
             established: false,
             scheduled: Scheduled::NEVER,
             not_before: Instant::ZERO,

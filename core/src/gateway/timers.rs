@@ -9,7 +9,7 @@ use crate::time::Instant;
 use std::collections::BTreeSet;
 
 /// Things whose time has come that are looked at in one go; the others are due at once.
-pub(crate) const EXPIRIES: usize = 1024;
+pub(crate) const EXPIRIES: usize = 256;
 
 /// When something is looked at again; kept with the thing itself.
 #[derive(Clone, Copy, Debug, Default)]

@@ -150,6 +150,26 @@ pub(super) fn maximum_segment(packet: &[u8]) -> usize {
     named.unwrap_or(DEFAULT_MSS)
 }
 
+/// A packet with a TCP segment, as it is without the segment's payload, and with a header that says so. Its TCP checksum
+/// is not that of what is left; nobody looks at it.
+pub(super) fn without_payload(packet: &[u8]) -> Box<[u8]> {
+    let head = header_len(packet);
+    let segment = packet.get(head + 12).map_or(TCP, |offset| usize::from(offset >> 4) * 4);
+    let mut bare: Box<[u8]> = packet[..packet.len().min(head + segment)].into();
+    let len = bare.len();
+    match bare.first() {
+        Some(first) if first >> 4 == 6 => bare[4..6].copy_from_slice(&((len - IPV6) as u16).to_be_bytes()),
+        Some(_) => {
+            bare[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            bare[10..12].fill(0);
+            let sum = checksum::finish(checksum::add(0, &bare[..head]));
+            bare[10..12].copy_from_slice(&sum);
+        }
+        None => {}
+    }
+    bare
+}
+
 /// Finishes an error of [`unreachable()`] from and to these addresses; gives its protocol.
 pub(super) fn finish_error(message: &mut [u8], source: IpAddr, destination: IpAddr) -> u8 {
     if destination.is_ipv4() {

@@ -83,8 +83,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(net: Net, mtu: u16) -> Self {
-        let subnet6 = net.guest.is_ipv6().then(|| "fd00:1::/64".parse().unwrap());
-        let mut gateway = Gateway::new(Config { mtu, seed: 5, subnet6, ..Config::default() }).unwrap();
+        Self::with(net, Config { mtu, ..Config::default() })
+    }
+
+    pub(crate) fn with(net: Net, config: Config) -> Self {
+        let (mtu, subnet6) = (config.mtu, net.guest.is_ipv6().then(|| "fd00:1::/64".parse().unwrap()));
+        let mut gateway = Gateway::new(Config { seed: 5, subnet6, ..config }).unwrap();
         let port = gateway.attach(1, Some(Framing::Hyperkit)).unwrap();
         let mut cable = Cable { mtu: mtu.into(), to_guest: VecDeque::new(), to_gateway: VecDeque::new() };
         let mac = EthernetAddress([0xba, 0xaa, 0xad, 0xc0, 0xff, 0xee]);

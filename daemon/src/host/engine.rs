@@ -6,7 +6,8 @@
 //! One thread does it all because a request passes it four times (frame in, socket out, socket in, frame out), and each
 //! change of thread would cost more than the work. Nothing here ever waits for a write: a link that does not take its
 //! frames keeps its queue, a socket that does not take its bytes keeps its connection's buffer, and everything else goes on.
-//! Bounds: those of the gateway; per turn, each link and each connection gets a share, so that none holds up the others.
+//! Bounds: those of the gateway; per turn, each tenant gets a share of the work ([`nitrotap_core::gateway::turns`]), and in it
+//! each link and each connection theirs, so that none holds up the others.
 
 mod capture;
 mod counters;
@@ -30,7 +31,7 @@ use forward::Forwards;
 use link::Link;
 use nitrotap_core::{
     counters::Shared,
-    gateway::{self, FlowId, Gateway, Output, PortId, SessionId, Target},
+    gateway::{self, FlowId, Gateway, Output, PortId, SessionId, Target, turns::Turns},
     pcap::CaptureCounters,
     time::Instant,
 };
@@ -91,7 +92,7 @@ pub(crate) fn start(
         inbound: BTreeMap::new(),
         forwards: Forwards::default(),
         active: VecDeque::new(),
-        again: Vec::new(),
+        turns: Turns::default(),
         throttled: BTreeSet::new(),
         retries: BTreeSet::new(),
         buffer: vec![0; BUFFER].into(),
@@ -114,7 +115,7 @@ pub(crate) fn start(
 const BUFFER: usize = 128 << 10;
 
 /// Readings between two looks at everything else.
-const EVENTS: usize = 256;
+const EVENTS: usize = 2048;
 
 #[derive(Default)]
 struct Published {
@@ -157,7 +158,7 @@ struct Worker {
     /// Connections to look at in this turn.
     active: VecDeque<FlowId>,
     /// What had more to do than its share, and is looked at again without waiting for the kernel.
-    again: Vec<Source>,
+    turns: Turns<Source>,
     /// Connections that have used up their rate, and when they may go on.
     throttled: BTreeSet<(Instant, FlowId)>,
     /// Published ports on which nothing could be accepted, and when that is tried again.
@@ -180,22 +181,26 @@ impl Worker {
 
     fn turn(&mut self, news: &mut News) -> rustix::io::Result<()> {
         let now = self.clock.now();
-        let timeout = if self.again.is_empty() {
+        let timeout = if self.turns.is_idle() {
             let throttled = self.throttled.first().map(|(at, _)| *at);
             let retries = self.retries.first().map(|(at, _)| *at);
             self.gateway.poll_timeout().into_iter().chain(throttled).chain(retries).min().map(|at| at.since(now))
         } else {
             Some(std::time::Duration::ZERO)
         };
-        if let Some(capture) = self.capture.as_mut().filter(|_| self.again.is_empty()) {
+        if let Some(capture) = self.capture.as_mut().filter(|_| self.turns.is_idle()) {
             capture.flush();
         }
         self.poller.wait(news, timeout)?;
         let now = self.clock.now();
         // First the mailbox: what the name server has learned must be known before a guest uses it.
         self.requests(now);
-        for source in std::mem::take(&mut self.again) {
-            self.serve(now, source, true, false, false);
+        self.turns.begin();
+        while let Some(source) = self.turns.next() {
+            match source {
+                Source::Flow(flow) => self.look_again(now, flow),
+                source => self.serve(now, source, true, false, false),
+            }
         }
         for Ready { source, readable, writable, hangup } in news.iter() {
             self.serve(now, source, readable, writable, hangup);
@@ -212,6 +217,9 @@ impl Worker {
             self.activate(flow);
         }
         self.settle(now);
+        let took = u64::try_from(self.clock.now().since(now).as_nanos()).unwrap_or(u64::MAX);
+        self.counters.turns += 1;
+        self.counters.turn_nanoseconds = self.counters.turn_nanoseconds.max(took);
         self.publish();
         Ok(())
     }
@@ -272,6 +280,7 @@ impl Worker {
 
     fn publish(&mut self) {
         self.counters.links = self.links.len() as u64;
+        self.counters.turn_work = self.turns.most();
         self.shared.gateway.publish(&self.gateway.counters());
         self.shared.policy.publish(&self.gateway.policy_counters());
         self.shared.dhcp.publish(self.gateway.dhcp_counters());

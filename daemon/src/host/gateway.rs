@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{clock::Clock, drive::mailbox::Mailbox, errors::Error, metrics::Sources};
 use nitrotap_core::gateway::{
-    self, Target, TenantLimits,
+    self, SourcePortsConfig, Target, TenantLimits,
     dns::{DnsConfig, Transport},
     policy,
 };
@@ -133,11 +133,48 @@ fn gateway_config(config: &Config) -> gateway::Config {
         max_sessions: limits.max_udp_sessions.get(),
         memory: usize::try_from(limits.memory).unwrap_or(usize::MAX),
         seed: seed(),
+        allocate: crate::sys::alloc::zeroed,
+        source_ports: source_ports(),
         ..gateway::Config::default()
     }
+}
+
+/// What this kernel says of its ports; nothing is counted where it says nothing.
+fn source_ports() -> SourcePortsConfig {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
+    source_ports_of(&read("ip_local_port_range"), &read("tcp_tw_reuse"))
+}
+
+fn source_ports_of(range: &str, reuse: &str) -> SourcePortsConfig {
+    let mut range = range.split_ascii_whitespace().map(|port| port.parse::<usize>().ok());
+    let count = match (range.next().flatten(), range.next().flatten()) {
+        (Some(first), Some(last)) => (last + 1).saturating_sub(first),
+        (Some(_) | None, _) => 0,
+    };
+    let reuse = reuse.trim();
+    SourcePortsConfig { count, reused: reuse == "1", reused_on_loopback: matches!(reuse, "1" | "2") }
 }
 
 /// From the kernel's random numbers, by the keys of a hash.
 fn seed() -> u64 {
     RandomState::new().hash_one(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_ports_are_counted_and_nonsense_is_not() {
+        let of = |range, reuse| {
+            let SourcePortsConfig { count, reused, reused_on_loopback } = source_ports_of(range, reuse);
+            (count, reused, reused_on_loopback)
+        };
+        assert_eq!(of("32768\t60999\n", "2\n"), (28_232, false, true));
+        assert_eq!(of("1024 65535\n", "0\n"), (64_512, false, false));
+        assert_eq!(of("1024 1024", "1"), (1, true, true));
+        for nonsense in ["", "x y", "5", "60999 32768"] {
+            assert_eq!(of(nonsense, "").0, 0, "{nonsense:?}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     ptr,
+    sync::atomic::{AtomicPtr, Ordering},
 };
 
 /// Blocks from this size on are mapped. Smaller ones cost more by a system call than by their unused pages.
@@ -25,6 +26,68 @@ const fn is_mapped(size: usize, align: usize) -> bool {
     size >= MAPPED && align <= PAGE
 }
 
+/// Address space that small allocations get when there is no more, so that what is large can be refused before they fail:
+/// where one fails, the process ends.
+const RESERVE: usize = 16 << 20;
+
+/// The reserve; null while it is used up, or was never there.
+static PUT_ASIDE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+
+/// `len` zeroes that take memory only where they are touched; `None` where memory is used up, or so near to it that only
+/// small allocations may go on.
+pub(crate) fn zeroed(len: usize) -> Option<Vec<u8>> {
+    if !put_aside() {
+        return None;
+    }
+    if !is_mapped(len, 1) {
+        let mut zeroes = Vec::new();
+        zeroes.try_reserve_exact(len).ok()?;
+        zeroes.resize(len, 0);
+        return Some(zeroes);
+    }
+    let block = map(len)?;
+    // SAFETY: `alloc` gives blocks of this size and alignment from there too, so the vector may free it; it is zeroed.
+    Some(unsafe { Vec::from_raw_parts(block, len, len) })
+}
+
+/// Makes sure that the reserve is there; false if it cannot be.
+fn put_aside() -> bool {
+    if !PUT_ASIDE.load(Ordering::Acquire).is_null() {
+        return true;
+    }
+    let Some(block) = map(RESERVE) else { return false };
+    if PUT_ASIDE.compare_exchange(ptr::null_mut(), block, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        // Another thread was faster.
+        // SAFETY: `map` has just given it, with this size, and nobody else knows it.
+        let _ = unsafe { munmap(block.cast(), RESERVE) };
+    }
+    true
+}
+
+/// Gives the reserve to whoever needs memory now; false if there is none.
+fn give_up_reserve() -> bool {
+    let block = PUT_ASIDE.swap(ptr::null_mut(), Ordering::AcqRel);
+    // SAFETY: `put_aside` mapped it with this size, and whoever takes it out of there is the only one that has it.
+    !block.is_null() && unsafe { munmap(block.cast(), RESERVE) }.is_ok()
+}
+
+/// Fresh pages.
+fn map(len: usize) -> Option<*mut u8> {
+    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    // SAFETY: without an address the kernel chooses one that is free.
+    let block = unsafe { mmap_anonymous(ptr::null_mut(), len, access, flags) }.ok()?;
+    // A huge page would be taken for the first byte. Kernels without huge pages refuse, and need not be told.
+    // SAFETY: the block was just mapped, and the advice changes no contents.
+    let _ = unsafe { madvise(block, len, Advice::LinuxNoHugepage) };
+    Some(block.cast())
+}
+
+/// What `attempt` gives, or gives once the reserve is there for it.
+fn insist(attempt: impl Fn() -> *mut u8) -> *mut u8 {
+    let block = attempt();
+    if block.is_null() && give_up_reserve() { attempt() } else { block }
+}
+
 // SAFETY: a block comes either from the kernel or from `System`, decided by its size and alignment alone, which the
 // caller repeats when it gives it back; so each block goes back to where it came from. Mappings are at least as large and
 // as aligned as asked for, private and zeroed.
@@ -32,19 +95,9 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !is_mapped(layout.size(), layout.align()) {
             // SAFETY: the caller's promise is passed on.
-            return unsafe { System.alloc(layout) };
+            return insist(|| unsafe { System.alloc(layout) });
         }
-        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-        // SAFETY: without an address the kernel chooses one that is free.
-        match unsafe { mmap_anonymous(ptr::null_mut(), layout.size(), access, flags) } {
-            Ok(block) => {
-                // A huge page would be taken for the first byte. Kernels without huge pages refuse, and need not be told.
-                // SAFETY: the block was just mapped, and the advice changes no contents.
-                let _ = unsafe { madvise(block, layout.size(), Advice::LinuxNoHugepage) };
-                block.cast()
-            }
-            Err(_) => ptr::null_mut(),
-        }
+        insist(|| map(layout.size()).unwrap_or(ptr::null_mut()))
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -53,7 +106,7 @@ unsafe impl GlobalAlloc for Allocator {
             return unsafe { self.alloc(layout) };
         }
         // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc_zeroed(layout) }
+        insist(|| unsafe { System.alloc_zeroed(layout) })
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -69,7 +122,7 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         if !is_mapped(layout.size(), layout.align()) && !is_mapped(new_size, layout.align()) {
             // SAFETY: it is `System`'s and stays there.
-            return unsafe { System.realloc(block, layout, new_size) };
+            return insist(|| unsafe { System.realloc(block, layout, new_size) });
         }
         // SAFETY: the caller promises that the new size is right for a layout of this alignment.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
@@ -88,6 +141,8 @@ unsafe impl GlobalAlloc for Allocator {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     /// The resident pages of this process.
     fn resident() -> usize {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -105,6 +160,29 @@ mod tests {
         }
         assert!(resident() > before + 8192);
         assert!(blocks.iter().all(|block| block.iter().all(|b| *b == 1)));
+    }
+
+    #[test]
+    fn zeroes_are_refused_where_there_is_no_room_for_them() {
+        for len in [0, 1, 4096, 128 << 10, 1 << 20] {
+            let mut zeroes = zeroed(len).unwrap();
+            assert!(zeroes.len() == len && zeroes.iter().all(|b| *b == 0));
+            zeroes.push(1);
+            zeroes.shrink_to_fit();
+        }
+        assert_eq!(zeroed(1 << 62), None, "beyond every address space");
+    }
+
+    #[test]
+    fn the_reserve_is_given_up_for_what_would_fail_and_put_aside_again() {
+        assert!(put_aside());
+        let tries = std::cell::Cell::new(0);
+        let block = insist(|| {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 { ptr::null_mut() } else { ptr::dangling_mut() }
+        });
+        assert!(!block.is_null() && tries.get() == 2);
+        assert!(zeroed(1).is_some() && !PUT_ASIDE.load(Ordering::Acquire).is_null());
     }
 
     #[test]

@@ -17,7 +17,7 @@ impl Gateway {
         let gateway = self.gateway_for(address);
         let key = self.sessions.free_key(tenant, gateway, (address, guest.port())).ok_or(OpenError::Limit)?;
         let place = place.map(|place| (place.port, place.mac));
-        self.sessions.open(now, &mut self.tenants, &mut self.out, key, to, place).map_err(|refusal| {
+        self.sessions.open(now, &mut self.tenants, &mut self.out, key, Origin::World, to, place).map_err(|refusal| {
             self.counters.refuse(refusal);
             OpenError::Limit
         })
@@ -217,7 +217,7 @@ impl Gateway {
                     }
                 };
                 self.found(now, from, ip.source, false);
-                match self.sessions.open(now, &mut self.tenants, &mut self.out, key, to, Some(from)) {
+                match self.sessions.open(now, &mut self.tenants, &mut self.out, key, Origin::Guest, to, Some(from)) {
                     Ok(session) => session,
                     Err(refusal) => {
                         self.counters.refuse(refusal);

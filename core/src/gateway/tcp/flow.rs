@@ -5,7 +5,7 @@
 //! and its set has one.
 
 use super::{
-    super::wire,
+    super::{config::Allocate, wire},
     State,
     device::{Emit, Wire, capabilities},
 };
@@ -67,6 +67,21 @@ pub(crate) struct Flow {
     repeats: u8,
 }
 
+/// What a connection keeps bytes in.
+pub(crate) struct Buffers {
+    /// Bytes that were promised for each.
+    size: usize,
+    receive: Vec<u8>,
+    send: Vec<u8>,
+}
+
+impl Buffers {
+    /// Of `size` bytes each; `None` where memory is used up.
+    pub(crate) fn new(allocate: Allocate, size: usize) -> Option<Self> {
+        Some(Self { size, receive: lazy(allocate, receive_capacity(size))?, send: lazy(allocate, size)? })
+    }
+}
+
 /// Whether the guest is known to have the connection too, and until then what it may be sent.
 ///
 /// A Linux guest whose backlog is full answers a SYN with a SYN cookie, remembers nothing, and drops the last part of the
@@ -86,7 +101,13 @@ enum FirstSegment {
 struct Blueprint(usize);
 
 impl Flow {
-    fn new(now: Instant, local: IpAddr, buffer: usize, mtu: usize, seed: u64) -> Self {
+    fn new(
+        now: Instant,
+        local: IpAddr,
+        Buffers { size: buffer, receive, send }: Buffers,
+        mtu: usize,
+        seed: u64,
+    ) -> Self {
         // A window of less than some segments makes senders wait for acknowledgements that wait for them.
         let mtu = mtu.min((buffer / 4).max(1500));
         let mut config = Config::new(HardwareAddress::Ip);
@@ -104,8 +125,7 @@ impl Flow {
             }
         };
         debug_assert!(routed.is_ok(), "an empty table has room for a default route");
-        let receive = tcp::SocketBuffer::new(lazy(receive_capacity(buffer)));
-        let mut socket = tcp::Socket::new(receive, tcp::SocketBuffer::new(lazy(buffer)));
+        let mut socket = tcp::Socket::new(tcp::SocketBuffer::new(receive), tcp::SocketBuffer::new(send));
         socket.set_nagle_enabled(false);
         // Acknowledgements are sent once per batch of frames, which is as late as they should be.
         socket.set_ack_delay(None);
@@ -129,8 +149,8 @@ impl Flow {
     }
 
     /// A connection that a guest's SYN is about to open.
-    pub(crate) fn listen(now: Instant, local: (IpAddr, u16), buffer: usize, mtu: usize, seed: u64) -> Self {
-        let mut flow = Self::new(now, local.0, buffer, mtu, seed);
+    pub(crate) fn listen(now: Instant, local: (IpAddr, u16), buffers: Buffers, mtu: usize, seed: u64) -> Self {
+        let mut flow = Self::new(now, local.0, buffers, mtu, seed);
         let endpoint = IpListenEndpoint { addr: Some(local.0.into()), port: local.1 };
         let listening = flow.socket_mut().listen(endpoint);
         debug_assert!(listening.is_ok(), "a new socket on a port other than 0 can listen");
@@ -142,11 +162,11 @@ impl Flow {
         now: Instant,
         local: (IpAddr, u16),
         guest: (IpAddr, u16),
-        buffer: usize,
+        buffers: Buffers,
         mtu: usize,
         seed: u64,
     ) -> Self {
-        let mut flow = Self::new(now, local.0, buffer, mtu, seed);
+        let mut flow = Self::new(now, local.0, buffers, mtu, seed);
         let socket = flow.sockets.get_mut::<tcp::Socket<'_>>(flow.handle);
         let connecting = socket.connect(flow.iface.context(), guest, local);
         debug_assert!(connecting.is_ok(), "a new socket with addresses and ports can connect");
@@ -349,11 +369,11 @@ const fn says_more(before: (u32, u32), after: (u32, u32)) -> bool {
 
 /// Zeroes that take memory only where they are touched: allocators map what is this large, and the kernel maps pages on
 /// their first use. Whoever wants less gets a part of it.
-fn lazy(len: usize) -> Vec<u8> {
+fn lazy(allocate: Allocate, len: usize) -> Option<Vec<u8>> {
     const MAPPED: usize = 128 << 10;
-    let mut zeroes = vec![0; len.max(MAPPED)];
+    let mut zeroes = allocate(len.max(MAPPED))?;
     zeroes.truncate(len);
-    zeroes
+    Some(zeroes)
 }
 
 fn smol(now: Instant) -> SmolInstant {

@@ -16,7 +16,7 @@ impl Tcp {
         if self.flows.len() >= self.config.max_flows {
             return ctx.counters.refuse(Refusal::Flows);
         }
-        if let Err(refusal) = ctx.tenants.open(now, key.tenant) {
+        if let Err(refusal) = ctx.tenants.open(now, key.tenant, Origin::Guest) {
             return ctx.counters.refuse(refusal);
         }
         self.time_wait.remove(&key);
@@ -25,8 +25,17 @@ impl Tcp {
             mac,
             half_open: true,
             deadline: Some(now + OPENING),
-            ..Entry::new(key, Phase::Held(packet.into()))
+            ..Entry::new(key, Phase::Held(wire::without_payload(packet)))
         });
+        if let Target::Address(to) = target {
+            if !self.source_ports.take(now, to, key.tenant) {
+                ctx.counters.refuse(Refusal::SourcePorts);
+                return self.refuse(ctx, FlowId(id), Refused::Unreachable(Unreachable::Host));
+            }
+            if let Some(entry) = self.flows.get_mut(id) {
+                entry.destination = Some(to);
+            }
+        }
         self.reschedule(now, id);
         ctx.out.push_back(Output::Dial { flow: FlowId(id), target, guest: SocketAddr::new(key.guest.0, key.guest.1) });
     }
@@ -50,15 +59,27 @@ impl Tcp {
             ctx.counters.refuse(Refusal::Memory);
             return None;
         };
-        if let Err(refusal) = ctx.tenants.open(now, tenant) {
+        let Some(buffers) = Buffers::new(self.config.allocate, buffer) else {
+            self.budget.give_back(buffer);
+            ctx.counters.refuse(Refusal::Memory);
+            return None;
+        };
+        if let Err(refusal) = ctx.tenants.open(now, tenant, Origin::World) {
             self.budget.give_back(buffer);
             ctx.counters.refuse(refusal);
             return None;
         }
-        let flow = Box::new(Flow::connect(now, key.remote, guest, buffer, self.config.mtu, self.rng.u64(..)));
+        let flow = Box::new(Flow::connect(now, key.remote, guest, buffers, self.config.mtu, self.rng.u64(..)));
         let (port, mac) = place.map_or((None, [0; 6]), |(port, mac)| (Some(port), mac));
         let phase = if place.is_some() { Phase::Open(flow) } else { Phase::Resolving(flow) };
-        let entry = Entry { port, mac, half_open: true, deadline: Some(now + HANDSHAKE), ..Entry::new(key, phase) };
+        let entry = Entry {
+            port,
+            mac,
+            half_open: true,
+            origin: Origin::World,
+            deadline: Some(now + HANDSHAKE),
+            ..Entry::new(key, phase)
+        };
         let id = self.insert(entry);
         self.reschedule(now, id);
         self.mark(id);
@@ -128,8 +149,13 @@ impl Tcp {
             ctx.counters.refuse(Refusal::Memory);
             return self.refuse(ctx, FlowId(id), Refused::Reset);
         };
+        let Some(buffers) = Buffers::new(self.config.allocate, buffer) else {
+            self.budget.give_back(buffer);
+            ctx.counters.refuse(Refusal::Memory);
+            return self.refuse(ctx, FlowId(id), Refused::Reset);
+        };
         let packet = std::mem::take(packet);
-        let mut flow = Box::new(Flow::listen(now, entry.key.remote, buffer, self.config.mtu, self.rng.u64(..)));
+        let mut flow = Box::new(Flow::listen(now, entry.key.remote, buffers, self.config.mtu, self.rng.u64(..)));
         let place = Place { port: entry.port, mac: entry.mac };
         with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
             flow.receive(now, &packet, emit)
@@ -170,5 +196,60 @@ impl Tcp {
             }
         }
         self.remove(ctx, id, Closed::Reset);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tenant::TenantLimits;
+    use super::*;
+
+    /// A SYN with options, and as much payload as a frame has.
+    fn syn(guest: (IpAddr, u16), remote: (IpAddr, u16), options: usize) -> Vec<u8> {
+        let head = wire::head(guest.0);
+        let mut packet = vec![1; 65_000];
+        wire::ip(&mut packet, guest.0, remote.0, wire::PROTO_TCP);
+        packet[head..head + 2].copy_from_slice(&guest.1.to_be_bytes());
+        packet[head + 2..head + 4].copy_from_slice(&remote.1.to_be_bytes());
+        packet[head + 12..head + 14].copy_from_slice(&[((TCP + options) as u8 / 4) << 4, SYN]);
+        packet
+    }
+
+    #[test]
+    fn a_syn_that_is_held_keeps_its_head_alone() {
+        let limits = TenantLimits { flows: 10, half_open: 10, sessions: 1, rate: None };
+        let config = TcpConfig {
+            mac: [2; 6],
+            mtu: 65_520,
+            max_flows: 10,
+            memory: 1 << 20,
+            largest_buffer: 1 << 16,
+            seed: 1,
+            allocate: |len| Some(vec![0; len]),
+            source_ports: SourcePortsConfig::default(),
+        };
+        let (mut tcp, mut ports, mut tenants) = (Tcp::new(config), Ports::default(), Tenants::new(limits, 10, 10));
+        let (mut out, mut counters) = (Outputs::new(), Counters::default());
+        let port = ports.attach(1, None).unwrap();
+        for (n, address) in ["192.168.127.2", "fd00::2"].into_iter().enumerate() {
+            let (guest, remote) = ((address.parse().unwrap(), 1000), (address.parse().unwrap(), 80));
+            let packet = syn(guest, remote, 40);
+            let key = FlowKey { tenant: 1, guest, remote };
+            let ctx = &mut Context { ports: &mut ports, tenants: &mut tenants, out: &mut out, counters: &mut counters };
+            tcp.hold(Instant::ZERO, ctx, (port, [2; 6]), key, Target::Dns, &packet);
+            let FlowId(id) = tcp.find(&key).unwrap();
+            let Phase::Held(held) = &tcp.flows.get(id).unwrap().phase else { panic!("{n}: not held") };
+            let head = wire::head(guest.0) + TCP + 40;
+            assert_eq!(held.len(), head);
+            // A packet of its own, with the same ports, flags and options.
+            assert_eq!(held[wire::head(guest.0)..], packet[wire::head(guest.0)..head]);
+            if guest.0.is_ipv4() {
+                let whole = wire::Ip::parse_v4(held).unwrap();
+                assert_eq!(whole.packet.len(), head);
+                assert!(crate::offload::checksum::is_valid(crate::offload::checksum::add(0, &held[..wire::IPV4])));
+            } else {
+                assert_eq!(usize::from(wire::be16(held, 4)), head - wire::IPV6);
+            }
+        }
     }
 }

@@ -101,7 +101,7 @@ impl Tcp {
             entry.established = true;
             entry.half_open = false;
             entry.deadline = None;
-            ctx.tenants.opened(entry.key.tenant);
+            ctx.tenants.opened(entry.key.tenant, entry.origin);
             ctx.counters.tcp_opened += 1;
             if !entry.notified {
                 entry.notified = true;

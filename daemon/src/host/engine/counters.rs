@@ -33,7 +33,15 @@ nitrotap_core::counters! {
         questions_dropped: Counter "nitrotap_host_questions_dropped" {},
         /// Blocks of the capture that the disk was too slow for.
         capture_lost: Counter "nitrotap_host_capture_blocks_lost" {},
+        /// Connections to the world that got no port of this host, since all were in use for that destination.
+        dial_no_port: Counter "nitrotap_host_dials_without_port" {},
         /// Times the loop went round.
         turns: Counter "nitrotap_host_turns" {},
+        /// The most work in one turn of the loop so far, in units of a frame.
+        turn_work: Gauge "nitrotap_host_turn_work_max" {},
+        /// The longest turn of the loop so far, in nanoseconds.
+        turn_nanoseconds: Gauge "nitrotap_host_turn_nanoseconds_max" {},
+        /// Times that a tenant had used its share of a turn and had to wait for the next one.
+        turns_over: Counter "nitrotap_host_turns_over" {},
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Source, Worker};
 use nitrotap_core::{
-    gateway::{Closed, DialError, FlowId, Target, limits::TokenBucket},
+    gateway::{Closed, DialError, FlowId, Target, limits::TokenBucket, turns},
     time::Instant,
 };
 use rustix::{
@@ -21,6 +21,8 @@ pub(super) struct FlowSocket {
     /// `None` once both halves are closed.
     fd: Option<OwnedFd>,
     connecting: bool,
+    /// The world has answered while it was connecting.
+    answered: bool,
     readable: bool,
     writable: bool,
     /// The other side has closed or failed: reading goes on until that has shown.
@@ -97,6 +99,7 @@ impl Worker {
             flow,
             fd: Some(fd),
             connecting,
+            answered: false,
             readable: false,
             writable: true,
             hangup: false,
@@ -121,7 +124,32 @@ impl Worker {
         if !socket.connecting {
             return self.activate(flow);
         }
-        let Some(fd) = socket.fd.as_ref().filter(|_| writable || hangup) else { return };
+        socket.answered |= writable || hangup;
+        if socket.answered {
+            self.answered(now, flow);
+        }
+    }
+
+    /// A connection whose tenant had used its share of a turn gets another one.
+    pub(super) fn look_again(&mut self, now: Instant, flow: FlowId) {
+        match self.socket(flow) {
+            Some(socket) if socket.connecting => self.answered(now, flow),
+            Some(socket) if !socket.queued => self.serve_flow(now, flow),
+            Some(_) | None => {}
+        }
+    }
+
+    /// The world has answered a connection: it stands, or it does not.
+    fn answered(&mut self, now: Instant, flow: FlowId) {
+        if let Some(tenant) = self.gateway.tenant_of_flow(flow) {
+            if self.turns.left(tenant) == 0 {
+                self.counters.turns_over += 1;
+                return self.turns.wait(tenant, Source::Flow(flow));
+            }
+            self.turns.spend(tenant, turns::ACCEPT);
+        }
+        let Some(socket) = self.socket(flow) else { return };
+        let Some(fd) = socket.fd.as_ref() else { return };
         let result = match sockopt::socket_error(fd) {
             Ok(result) => result,
             Err(errno) => Err(errno),
@@ -131,6 +159,7 @@ impl Worker {
     }
 
     fn connected(&mut self, now: Instant, flow: FlowId, result: io::Result<()>) {
+        self.counters.dial_no_port += u64::from(result == Err(Errno::ADDRNOTAVAIL));
         let result = result.map_err(|errno| match errno {
             Errno::CONNREFUSED | Errno::CONNRESET => DialError::Refused,
             Errno::NETUNREACH | Errno::NETDOWN => DialError::NetworkUnreachable,
@@ -159,8 +188,18 @@ impl Worker {
         }
     }
 
-    /// Moves what can be moved.
+    /// Moves what can be moved, in its tenant's turn.
     pub(super) fn serve_flow(&mut self, now: Instant, flow: FlowId) {
+        let tenant = self.gateway.tenant_of_flow(flow);
+        if let Some(tenant) = tenant
+            && self.turns.left(tenant) == 0
+        {
+            if let Some(socket) = self.socket(flow) {
+                socket.queued = false;
+            }
+            self.counters.turns_over += 1;
+            return self.turns.wait(tenant, Source::Flow(flow));
+        }
         let Some(mut socket) = self.flows.get_mut(flow.index()).and_then(Option::take) else { return };
         if socket.flow != flow {
             self.flows[flow.index()] = Some(socket);
@@ -169,14 +208,17 @@ impl Worker {
         socket.queued = false;
         let result = self.move_bytes(now, &mut socket);
         let index = flow.index();
+        if let (Some(tenant), Ok((moved, _))) = (tenant, &result) {
+            self.turns.spend(tenant, turns::LOOK + *moved as u64 / turns::BYTES);
+        }
         match result {
-            Ok(more) => {
+            Ok((_, more)) => {
                 if socket.read_closed && socket.write_closed {
                     socket.fd = None;
                 }
                 self.flows[index] = Some(socket);
-                if more {
-                    self.again.push(Source::Flow(flow));
+                if let Some(tenant) = tenant.filter(|_| more) {
+                    self.turns.wait(tenant, Source::Flow(flow));
                 }
             }
             Err(errno) => {
@@ -188,10 +230,10 @@ impl Worker {
         }
     }
 
-    /// True if there is more than its share.
-    fn move_bytes(&mut self, now: Instant, socket: &mut FlowSocket) -> io::Result<bool> {
-        let (flow, Some(fd)) = (socket.flow, &socket.fd) else { return Ok(false) };
-        let Some(status) = self.gateway.status(flow).filter(|status| status.established) else { return Ok(false) };
+    /// How many bytes were moved, and whether there is more than its share.
+    fn move_bytes(&mut self, now: Instant, socket: &mut FlowSocket) -> io::Result<(usize, bool)> {
+        let (flow, Some(fd)) = (socket.flow, &socket.fd) else { return Ok((0, false)) };
+        let Some(status) = self.gateway.status(flow).filter(|status| status.established) else { return Ok((0, false)) };
         let may_give = allowance(now, &mut socket.rates, 0);
         let mut given = 0;
         while (socket.writable || socket.refused) && given < may_give && !socket.write_closed {
@@ -294,9 +336,9 @@ impl Worker {
         }
         if let Some(at) = settle(&mut socket.rates, [(may_give, given), (may_take, taken)]) {
             self.throttled.insert((at, flow));
-            return Ok(false);
+            return Ok((given + taken, false));
         }
-        Ok(given >= TURN || taken >= TURN)
+        Ok((given + taken, given >= TURN || taken >= TURN))
     }
 
     pub(super) fn flow_closed(&mut self, flow: FlowId, how: Closed) {

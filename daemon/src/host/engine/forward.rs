@@ -5,7 +5,7 @@ use crate::host::{
     control::{ExposeError, Forward, Local},
     socket::{SocketFile, clear_stale},
 };
-use nitrotap_core::{proxy_protocol, time::Instant};
+use nitrotap_core::{gateway::turns, proxy_protocol, time::Instant};
 use rustix::{
     io::{self, Errno},
     net::{RecvFlags, SocketFlags, acceptfrom_with, recvfrom, sockopt},
@@ -100,17 +100,28 @@ impl Worker {
 
     pub(super) fn forward_ready(&mut self, now: Instant, number: u32) {
         let Some(listening) = self.forwards.listening.get(&number) else { return };
-        let more = match listening.forward.local {
-            Local::Tcp(_) | Local::Unix(_) => self.accept(now, number),
-            Local::Udp(_) => self.receive(now, number),
+        let (local, to) = (&listening.forward.local, listening.forward.to);
+        let udp = matches!(local, Local::Udp(_));
+        // What strangers do is the work of the guest that they come to.
+        let tenant = self.gateway.tenant_of_guest(to.ip());
+        let more = if self.turns.left(tenant) == 0 {
+            self.counters.turns_over += 1;
+            true
+        } else if udp {
+            self.receive(now, number, tenant)
+        } else {
+            self.accept(now, number, tenant)
         };
         if more {
-            self.again.push(Source::Forward(number));
+            self.turns.wait(tenant, Source::Forward(number));
         }
     }
 
-    fn accept(&mut self, now: Instant, number: u32) -> bool {
+    fn accept(&mut self, now: Instant, number: u32, tenant: u32) -> bool {
         for _ in 0..TURN {
+            if self.turns.left(tenant) == 0 {
+                break;
+            }
             let Some(Listening { forward, socket, .. }) = self.forwards.listening.get(&number) else { return false };
             let (fd, client) = match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((fd, client)) => (fd, client.and_then(|client| SocketAddr::try_from(client).ok())),
@@ -126,6 +137,7 @@ impl Worker {
                     return false;
                 }
             };
+            self.turns.spend(tenant, turns::OPENING + turns::ACCEPT);
             self.counters.accepted += 1;
             let prologue = match (forward.proxy_protocol, client, rustix::net::getsockname(&fd)) {
                 // A socket for both families sees IPv4 as mapped IPv6.
@@ -165,10 +177,14 @@ impl Worker {
         }
     }
 
-    fn receive(&mut self, now: Instant, number: u32) -> bool {
+    fn receive(&mut self, now: Instant, number: u32, tenant: u32) -> bool {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut more = true;
         for _ in 0..TURN {
+            if self.turns.left(tenant) == 0 {
+                break;
+            }
+            let changes = self.gateway.changes();
             let Some(Listening { forward, socket, .. }) = self.forwards.listening.get(&number) else { break };
             let (n, client) = match recvfrom(socket, &mut buffer[..], RecvFlags::empty()) {
                 Ok((n, _, client)) => match client.and_then(|client| SocketAddr::try_from(client).ok()) {
@@ -203,6 +219,7 @@ impl Worker {
                     tracing::debug!(%client, %error, "a datagram is dropped");
                 }
             }
+            self.turns.spend(tenant, turns::DATAGRAM + (self.gateway.changes() - changes) * turns::OPENING);
         }
         self.buffer = buffer;
         more

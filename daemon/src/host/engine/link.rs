@@ -4,7 +4,7 @@ use super::{Source, Worker};
 use crate::host::control::{Attach, LinkKind};
 use nitrotap_core::{
     frame::{Decoder, Framing},
-    gateway::{ANONYMOUS, Handled, PortId},
+    gateway::{ANONYMOUS, Handled, PortId, turns},
     time::Instant,
 };
 use rustix::{
@@ -29,6 +29,8 @@ pub(super) struct Link {
     /// Bytes at the head of the queue that were captured already.
     captured: usize,
     tenant: u32,
+    /// The decoder has whole frames: its tenant had used its share.
+    unfinished: bool,
     peer: String,
     ended: Option<oneshot::Sender<()>>,
 }
@@ -53,7 +55,7 @@ impl Worker {
         };
         let Some(port) = self.gateway.attach(tenant, framing) else {
             self.counters.refused_links += 1;
-            seldom!(WARN, tenant, "there are too many links; this one is closed", %peer);
+            seldom!(WARN, tenant, "there are too many links, or no memory for one more; this one is closed", %peer);
             return;
         };
         // Where the kernel does not want that much it takes what it wants.
@@ -82,6 +84,7 @@ impl Worker {
                 max_write,
                 captured: 0,
                 tenant,
+                unfinished: false,
                 peer,
                 ended,
             },
@@ -90,23 +93,28 @@ impl Worker {
             let Some(decoder) = self.links.get_mut(&port).and_then(|link| link.decoder.as_mut()) else { break };
             decoder.space()[..chunk.len()].copy_from_slice(chunk);
             decoder.commit(chunk.len());
-            self.frames(now, port);
+            self.frames(now, port, u64::MAX);
         }
         // Bytes may have come before it was watched.
-        self.again.push(Source::Link(port));
+        self.turns.wait(tenant, Source::Link(port));
     }
 
     pub(super) fn link_ready(&mut self, now: Instant, port: PortId, readable: bool, writable: bool, hangup: bool) {
         let Some(link) = self.links.get_mut(&port) else { return };
         link.hangup |= hangup;
         link.writable |= writable;
+        let tenant = link.tenant;
         // Also when its turn's share of writing was used up and nothing has happened since.
         self.write_link(now, port);
         if readable || hangup {
+            if self.turns.left(tenant) == 0 {
+                self.counters.turns_over += 1;
+                return self.turns.wait(tenant, Source::Link(port));
+            }
             let messages = self.links.get(&port).is_some_and(|link| link.decoder.is_none());
             let more = if messages { self.read_messages(now, port) } else { self.read_stream(now, port) };
             match more {
-                Ok(true) => self.again.push(Source::Link(port)),
+                Ok(true) => self.turns.wait(tenant, Source::Link(port)),
                 Ok(false) => {}
                 Err(why) => self.link_lost(port, &why),
             }
@@ -117,6 +125,15 @@ impl Worker {
     fn read_stream(&mut self, now: Instant, port: PortId) -> Result<bool, String> {
         let mut left = READ_TURN;
         while left > 0 {
+            let Some(link) = self.links.get(&port) else { return Ok(false) };
+            let (tenant, unfinished) = (link.tenant, link.unfinished);
+            let may = self.turns.left(tenant);
+            if may == 0 {
+                return Ok(true);
+            }
+            if unfinished && !self.frames(now, port, may) {
+                return Ok(true);
+            }
             let Some(link) = self.links.get_mut(&port) else { return Ok(false) };
             let Some(decoder) = &mut link.decoder else { return Ok(false) };
             let space = decoder.space();
@@ -130,7 +147,10 @@ impl Worker {
                 }
                 Ok(n) => {
                     decoder.commit(n);
-                    self.frames(now, port);
+                    let may = self.turns.left(tenant);
+                    if !self.frames(now, port, may) {
+                        return Ok(true);
+                    }
                     let Some(link) = self.links.get(&port) else { return Ok(false) };
                     let Some(decoder) = &link.decoder else { return Ok(false) };
                     if let Some(broken) = decoder.broken() {
@@ -151,32 +171,45 @@ impl Worker {
         Ok(true)
     }
 
-    /// Hands the decoder's frames to the gateway.
-    fn frames(&mut self, now: Instant, port: PortId) {
+    /// Hands the decoder's frames to the gateway, for so much work. False if that was not enough.
+    fn frames(&mut self, now: Instant, port: PortId, may: u64) -> bool {
         // The decoder stays with its link unless the gateway's work, which never touches links, needs the whole worker.
-        let Some(mut decoder) = self.links.get_mut(&port).and_then(|link| link.decoder.take()) else { return };
-        let runts = decoder.runts();
-        while let Some(frame) = decoder.next_frame() {
-            self.frame(now, port, frame);
+        let Some(mut decoder) = self.links.get_mut(&port).and_then(|link| link.decoder.take()) else { return true };
+        let (runts, mut work, mut finished) = (decoder.runts(), 0, false);
+        while work < may {
+            let Some(frame) = decoder.next_frame() else {
+                finished = true;
+                break;
+            };
+            work += self.frame(now, port, frame);
         }
         self.counters.runts += decoder.runts() - runts;
         if let Some(link) = self.links.get_mut(&port) {
             link.decoder = Some(decoder);
+            link.unfinished = !finished;
+            self.turns.spend(link.tenant, work);
         }
+        finished
     }
 
     fn read_messages(&mut self, now: Instant, port: PortId) -> Result<bool, String> {
+        let Some(tenant) = self.links.get(&port).map(|link| link.tenant) else { return Ok(false) };
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut result = Ok(true);
+        let (may, mut work) = (self.turns.left(tenant), 0);
         for _ in 0..MESSAGES_TURN {
+            if work >= may {
+                break;
+            }
             let Some(link) = self.links.get(&port) else { break };
+            work += turns::DATAGRAM;
             match recv(&link.stream, &mut buffer[..], RecvFlags::empty()) {
                 Ok((0, _)) => {
                     result = Err("the other side has closed it".to_owned());
                     break;
                 }
                 Ok((n, _)) if n < nitrotap_core::frame::MIN_FRAME => self.counters.runts += 1,
-                Ok((n, _)) => self.frame(now, port, &buffer[..n]),
+                Ok((n, _)) => work += self.frame(now, port, &buffer[..n]),
                 Err(Errno::AGAIN) => {
                     result = Ok(false);
                     break;
@@ -189,22 +222,31 @@ impl Worker {
             }
         }
         self.buffer = buffer;
+        self.turns.spend(tenant, work);
         result
     }
 
-    fn frame(&mut self, now: Instant, port: PortId, frame: &[u8]) {
+    /// A frame; gives the work that it was.
+    fn frame(&mut self, now: Instant, port: PortId, frame: &[u8]) -> u64 {
+        let changes = self.gateway.changes();
+        let mut work = turns::FRAME;
         if let Some(capture) = &mut self.capture {
             capture.frame(now, frame);
         }
         match self.gateway.handle_frame(now, port, frame) {
             Handled::Done => {}
-            Handled::Datagram { session, kind, to, payload } => self.send_datagram(session, kind, to, &payload),
+            Handled::Datagram { session, kind, to, payload } => {
+                work += turns::DATAGRAM;
+                self.send_datagram(session, kind, to, &payload);
+            }
             Handled::Dns { client, query } => {
+                work += turns::QUESTION;
                 if !(self.hooks.ask)(client, query.into_owned()) {
                     self.counters.questions_dropped += 1;
                 }
             }
         }
+        work + (self.gateway.changes() - changes) * turns::OPENING
     }
 
     /// Writes what waits for a link, up to a turn's share.
@@ -217,7 +259,7 @@ impl Worker {
                 return;
             }
             if left == 0 {
-                return self.again.push(Source::Link(port));
+                return self.turns.wait(link.tenant, Source::Link(port));
             }
             if let Some(capture) = &mut self.capture {
                 // Between messages, where no prefix is sent, the queue has QEMU's.

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// What a descriptor belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
     Mailbox,
     Link(PortId),

@@ -2,7 +2,7 @@
 
 use super::{Source, Worker};
 use nitrotap_core::{
-    gateway::{Kind, SessionError, SessionId},
+    gateway::{Kind, SessionError, SessionId, turns},
     time::Instant,
 };
 use rustix::{
@@ -113,9 +113,16 @@ impl Worker {
     }
 
     pub(super) fn session_ready(&mut self, now: Instant, session: SessionId) {
+        let Some(tenant) = self.gateway.tenant_of_session(session) else { return };
+        let may = self.turns.left(tenant);
+        let (mut more, mut work) = (true, 0);
         let mut buffer = std::mem::take(&mut self.buffer);
-        let mut more = true;
         for _ in 0..TURN {
+            if work >= may {
+                self.counters.turns_over += 1;
+                break;
+            }
+            work += turns::DATAGRAM;
             let socket = self.sessions.get(session.index()).and_then(Option::as_ref);
             let Some(SessionSocket { end: End::Own(fd), .. }) = socket.filter(|socket| socket.session == session)
             else {
@@ -138,8 +145,9 @@ impl Worker {
             }
         }
         self.buffer = buffer;
+        self.turns.spend(tenant, work);
         if more {
-            self.again.push(Source::Session(session));
+            self.turns.wait(tenant, Source::Session(session));
         }
     }
 
