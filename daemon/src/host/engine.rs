@@ -36,6 +36,7 @@ use nitrotap_core::{
     time::Instant,
 };
 use poller::{News, Poller, Ready, Source};
+use rustix::io::Errno;
 use session::SessionSocket;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -43,6 +44,7 @@ use std::{
     os::fd::OwnedFd,
     sync::Arc,
     thread,
+    time::Duration,
 };
 use tokio::sync::oneshot;
 
@@ -114,6 +116,14 @@ pub(crate) fn start(
 /// Room for one message of a link, or one datagram.
 const BUFFER: usize = 128 << 10;
 
+/// How long something rests for which the kernel has neither memory nor descriptors.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Whether the kernel has no memory for a call that is right otherwise.
+const fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::NOMEM | Errno::NOBUFS)
+}
+
 /// Readings between two looks at everything else.
 const EVENTS: usize = 2048;
 
@@ -161,8 +171,8 @@ struct Worker {
     turns: Turns<Source>,
     /// Connections that have used up their rate, and when they may go on.
     throttled: BTreeSet<(Instant, FlowId)>,
-    /// Published ports on which nothing could be accepted, and when that is tried again.
-    retries: BTreeSet<(Instant, u32)>,
+    /// What the kernel had no memory or no descriptors for, and when that is tried again.
+    retries: BTreeSet<(Instant, Source)>,
     buffer: Box<[u8]>,
     counters: EngineCounters,
     shared: Published,
@@ -186,7 +196,7 @@ impl Worker {
             let retries = self.retries.first().map(|(at, _)| *at);
             self.gateway.poll_timeout().into_iter().chain(throttled).chain(retries).min().map(|at| at.since(now))
         } else {
-            Some(std::time::Duration::ZERO)
+            Some(Duration::ZERO)
         };
         if let Some(capture) = self.capture.as_mut().filter(|_| self.turns.is_idle()) {
             capture.flush();
@@ -197,9 +207,10 @@ impl Worker {
         self.requests(now);
         self.turns.begin();
         while let Some(source) = self.turns.next() {
-            match source {
-                Source::Flow(flow) => self.look_again(now, flow),
-                source => self.serve(now, source, true, false, false),
+            if let Source::Flow(flow) = source {
+                self.look_again(now, flow);
+            } else {
+                self.serve(now, source, true, false, false);
             }
         }
         for Ready { source, readable, writable, hangup } in news.iter() {
@@ -208,9 +219,9 @@ impl Worker {
         if self.gateway.poll_timeout().is_some_and(|at| at <= now) {
             self.gateway.handle_timeout(now);
         }
-        while let Some((_, number)) = self.retries.first().copied().filter(|(at, _)| *at <= now) {
+        while let Some((_, source)) = self.retries.first().copied().filter(|(at, _)| *at <= now) {
             self.retries.pop_first();
-            self.forward_ready(now, number);
+            self.serve(now, source, true, true, false);
         }
         while let Some((_, flow)) = self.throttled.first().copied().filter(|(at, _)| *at <= now) {
             self.throttled.pop_first();
@@ -276,6 +287,12 @@ impl Worker {
             Output::SessionClosed(session) => self.session_closed(session),
             Output::Frames(port) => self.write_link(now, port),
         }
+    }
+
+    /// The kernel has no memory for something now; no edge tells when it has again.
+    fn retry(&mut self, now: Instant, source: Source) {
+        self.counters.shortages += 1;
+        self.retries.insert((now + RETRY, source));
     }
 
     fn publish(&mut self) {

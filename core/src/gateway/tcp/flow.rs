@@ -401,7 +401,8 @@ mod tests {
     /// A connection in FIN-WAIT-2 whose guest has acknowledged our end with a window of zero, while that was probed.
     fn probing(emit: &mut Emit<'_>) -> Flow {
         let (guest, local) = (([192, 168, 127, 2].into(), 1000), ([203, 0, 113, 9].into(), 80));
-        let mut flow = Flow::listen(Instant::ZERO, local, 16_384, 1500, 1);
+        let buffers = Buffers::new(|len| Some(vec![0; len]), 16_384).unwrap();
+        let mut flow = Flow::listen(Instant::ZERO, local, buffers, 1500, 1);
         let mut say = |flow: &mut Flow, sequence, acknowledgement, flags| {
             let mut packet = [0; wire::IPV4 + wire::TCP];
             wire::bare_segment(&mut packet, guest, local, sequence, acknowledgement, flags, 0);

@@ -35,6 +35,8 @@ nitrotap_core::counters! {
         capture_lost: Counter "nitrotap_host_capture_blocks_lost" {},
         /// Connections to the world that got no port of this host, since all were in use for that destination.
         dial_no_port: Counter "nitrotap_host_dials_without_port" {},
+        /// Times that the kernel had no memory for a read or a write, which is tried again.
+        shortages: Counter "nitrotap_host_shortages" {},
         /// Times the loop went round.
         turns: Counter "nitrotap_host_turns" {},
         /// The most work in one turn of the loop so far, in units of a frame.

@@ -1,6 +1,6 @@
 //! The world's end of TCP connections: bytes pass between the kernel and the gateway's buffers without another copy.
 
-use super::{Source, Worker};
+use super::{Source, Worker, is_shortage};
 use nitrotap_core::{
     gateway::{Closed, DialError, FlowId, Target, limits::TokenBucket, turns},
     time::Instant,
@@ -222,6 +222,9 @@ impl Worker {
                 }
             }
             Err(errno) => {
+                if let Some(tenant) = tenant {
+                    self.turns.spend(tenant, turns::OPENING);
+                }
                 tracing::debug!(flow = flow.to_u64(), error = %errno, "the world's end of a connection failed");
                 // The gateway resets the guest's end and says that it is closed.
                 self.flows[index] = Some(socket);
@@ -235,7 +238,7 @@ impl Worker {
         let (flow, Some(fd)) = (socket.flow, &socket.fd) else { return Ok((0, false)) };
         let Some(status) = self.gateway.status(flow).filter(|status| status.established) else { return Ok((0, false)) };
         let may_give = allowance(now, &mut socket.rates, 0);
-        let mut given = 0;
+        let (mut given, mut shortage) = (0, false);
         while (socket.writable || socket.refused) && given < may_give && !socket.write_closed {
             let mut offered = 0;
             let n = self.gateway.read(flow, |bytes| {
@@ -254,6 +257,10 @@ impl Worker {
                         0
                     }
                     Err(Errno::INTR) => 0,
+                    Err(errno) if is_shortage(errno) => {
+                        shortage = true;
+                        0
+                    }
                     // An early answer may wait to be read; if it is a reset that waits, reading shows it.
                     Err(errno) => {
                         tracing::debug!(flow = flow.to_u64(), error = %errno, "the world takes no more of a connection");
@@ -308,6 +315,10 @@ impl Worker {
                         0
                     }
                     Err(Errno::INTR) => 0,
+                    Err(errno) if is_shortage(errno) => {
+                        shortage = true;
+                        0
+                    }
                     Err(errno) => {
                         unread = Some(errno);
                         0
@@ -315,7 +326,7 @@ impl Worker {
                 }
             });
             taken += n;
-            if unread.is_some() {
+            if unread.is_some() || shortage {
                 break;
             }
             if end {
@@ -333,6 +344,9 @@ impl Worker {
         }
         if let Some(errno) = unread {
             return Err(errno);
+        }
+        if shortage {
+            self.retry(now, Source::Flow(flow));
         }
         if let Some(at) = settle(&mut socket.rates, [(may_give, given), (may_take, taken)]) {
             self.throttled.insert((at, flow));

@@ -1,6 +1,6 @@
 //! Published ports: what the world sends there reaches a guest.
 
-use super::{Source, Worker, flow::tune};
+use super::{RETRY, Source, Worker, flow::tune, is_shortage};
 use crate::host::{
     control::{ExposeError, Forward, Local},
     socket::{SocketFile, clear_stale},
@@ -20,9 +20,6 @@ use std::{
 
 /// Published ports at a time.
 pub(super) const MAX_FORWARDS: usize = 1024;
-
-/// How long a published port rests when no connection can be accepted.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -130,9 +127,9 @@ impl Worker {
                 Err(errno) => {
                     // Descriptors or memory are used up; trying at once again would keep everybody from giving some back.
                     self.counters.no_socket += 1;
-                    if !self.retries.iter().any(|(_, waiting)| *waiting == number) {
+                    if !self.retries.iter().any(|(_, waiting)| *waiting == Source::Forward(number)) {
                         seldom!(WARN, number, "cannot accept connections for now", local = %forward.name, error = %errno);
-                        self.retries.insert((now + RETRY, number));
+                        self.retries.insert((now + RETRY, Source::Forward(number)));
                     }
                     return false;
                 }
@@ -192,6 +189,11 @@ impl Worker {
                     None => continue,
                 },
                 Err(Errno::AGAIN) => {
+                    more = false;
+                    break;
+                }
+                Err(errno) if is_shortage(errno) => {
+                    self.retry(now, Source::Forward(number));
                     more = false;
                     break;
                 }

@@ -1,6 +1,6 @@
 //! The streams of frames: what is read goes to the gateway frame by frame, what it has for them is written in one piece.
 
-use super::{Source, Worker};
+use super::{Source, Worker, is_shortage};
 use crate::host::control::{Attach, LinkKind};
 use nitrotap_core::{
     frame::{Decoder, Framing},
@@ -165,6 +165,10 @@ impl Worker {
                 }
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => {}
+                Err(errno) if is_shortage(errno) => {
+                    self.retry(now, Source::Link(port));
+                    return Ok(false);
+                }
                 Err(errno) => return Err(errno.to_string()),
             }
         }
@@ -215,6 +219,11 @@ impl Worker {
                     break;
                 }
                 Err(Errno::INTR) => {}
+                Err(errno) if is_shortage(errno) => {
+                    self.retry(now, Source::Link(port));
+                    result = Ok(false);
+                    break;
+                }
                 Err(errno) => {
                     result = Err(errno.to_string());
                     break;
@@ -298,6 +307,11 @@ impl Worker {
                 // A message that the kernel will never take; without it the others go on.
                 Err(Errno::MSGSIZE) if link.decoder.is_none() => {
                     self.gateway.consume_frame(port);
+                }
+                // The stream is as it was: what was not taken is offered again.
+                Err(errno) if is_shortage(errno) => {
+                    link.writable = false;
+                    return self.retry(now, Source::Link(port));
                 }
                 Err(errno) => return self.link_lost(port, &errno.to_string()),
             }

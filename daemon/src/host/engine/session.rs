@@ -1,6 +1,6 @@
 //! The world's end of datagram sessions: one socket for each, or the published port's for those that the world began.
 
-use super::{Source, Worker};
+use super::{Source, Worker, is_shortage};
 use nitrotap_core::{
     gateway::{Kind, SessionError, SessionId, turns},
     time::Instant,
@@ -136,6 +136,11 @@ impl Worker {
                     break;
                 }
                 Err(Errno::INTR) => {}
+                Err(errno) if is_shortage(errno) => {
+                    self.retry(now, Source::Session(session));
+                    more = false;
+                    break;
+                }
                 // What the world said about an earlier datagram; it is said once.
                 Err(errno) => {
                     if let Some(error) = session_error(errno) {
