@@ -12,6 +12,7 @@
 pub mod binaries;
 pub mod enclave;
 pub mod fakehost;
+pub mod floods;
 pub mod flows;
 pub mod frameclient;
 pub mod gateway;

@@ -80,6 +80,15 @@ impl World {
         (process, port.unwrap_or_else(|| panic!("not an address: {address:?}")))
     }
 
+    /// Starts the guest program in this world; it goes on once it has said `line`.
+    pub fn start_guest(&self, args: &[&str], line: &str) -> Process {
+        let mut command = self.namespace.command(binaries::guest());
+        command.args(args);
+        let mut process = Process::start(&format!("world-{}", args[0]), command, &self.scratch);
+        process.expect_line(line, SOON);
+        process
+    }
+
     /// Runs any program in this world, to its end.
     pub fn run(&self, program: &str, args: &[&str]) -> Finished {
         let mut command = self.namespace.command(program);

@@ -6,7 +6,9 @@
 use nitrotap_tests::{
     FrameClient, Gateway, World,
     flows::echo,
-    frameclient::{Conversation, Flags, GATEWAY, GO_REQUEST, HOST, Options, Segment, Station, packets::GATEWAY_MAC},
+    frameclient::{
+        Answer, Conversation, Flags, GATEWAY, GO_REQUEST, HOST, Options, Segment, Station, packets::GATEWAY_MAC,
+    },
     gateway::Kind,
     guest::payload::Payload,
     require, usage,
@@ -16,7 +18,7 @@ use nitrotap_tests::{
 use smoltcp::wire::{EthernetAddress, EthernetProtocol};
 use std::{
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixStream,
     thread,
     time::{Duration, Instant},
@@ -421,6 +423,109 @@ fn clients_that_come_and_go() {
     watch.expect_descriptors(0);
     neighbour.round();
     watch.expect_memory("1000 clients that come and go", 16 * MEBIBYTE, &neighbour);
+}
+
+#[test]
+fn strangers_leave_a_guest_its_own_connections() {
+    let gateway = require!(Kind::Ours.options().args(&["--max-flows-per-enclave", "8"]).start());
+    let mut guest = FrameClient::connect(&gateway, Station::number(2));
+    let local = gateway.expose_tcp_to((guest.station().ip, 7000).into());
+    let strangers: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(local).unwrap()).collect();
+    let held: Vec<Conversation> = (0..6).map(|_| guest.tcp_accept(7000, SOON).expect("three quarters of 8")).collect();
+    wait::until("all others to be refused", SOON, || {
+        (gateway.stat("nitrotap_gateway_refused,limit=inbound") == 14).then_some(())
+    });
+    let echo = SocketAddrV4::new(HOST, echo::serve());
+    let _own = [(); 2].map(|()| guest.tcp_connect(echo, SOON).expect_open());
+    // All that it may have is in use now, and that is a limit too.
+    assert!(guest.tcp_connect(echo, Duration::from_millis(300)).is_silent());
+    drop((strangers, held));
+}
+
+#[test]
+fn strangers_do_not_end_what_a_guest_takes_part_in() {
+    let gateway = require!(Kind::Ours.options().args(&["--max-udp-sessions-per-enclave", "16"]).start());
+    let mut guest = FrameClient::connect(&gateway, Station::number(2));
+    let local = gateway.expose_udp(7000);
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_read_timeout(Some(SOON)).unwrap();
+    let to = SocketAddrV4::new(HOST, server.local_addr().unwrap().port());
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    client.connect(local).unwrap();
+    let mut buffer = [0; 64];
+    // The guest asks a server, and a client talks to the guest; the port that the client has for the guest stays the same.
+    guest.send_udp(4000, to, b"ask");
+    let (_, asker) = server.recv_from(&mut buffer).unwrap();
+    let mut talk = |guest: &mut FrameClient| {
+        client.send(b"hello").unwrap();
+        let from = guest
+            .find(SOON, |packet| {
+                let (addresses, datagram) = packet.as_udp()?;
+                let wanted = datagram.to == 7000 && datagram.payload == b"hello";
+                wanted.then(|| SocketAddrV4::new(addresses.from, datagram.from))
+            })
+            .expect("the client's datagram");
+        guest.send_udp(7000, from, b"answer");
+        assert_eq!(client.recv(&mut buffer).unwrap(), 6);
+        from
+    };
+    let before = [talk(&mut guest), talk(&mut guest)];
+    let seen = || {
+        gateway.stat("nitrotap_gateway_datagrams,direction=to_enclave") + gateway.stat("nitrotap_host_accept_refused")
+    };
+    let first = seen();
+    // In parts that the published port's socket has room for.
+    for part in 1..=10 {
+        for _ in 0..50 {
+            UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"stranger", local).unwrap();
+        }
+        wait::until("the strangers to be seen", SOON, || {
+            guest.clear();
+            (seen() >= first + part * 50).then_some(())
+        });
+    }
+    assert_eq!([before[0], talk(&mut guest)], [before[1]; 2], "the client has another port");
+    server.send_to(b"late", asker).unwrap();
+    assert_eq!(guest.recv_udp(4000, to, SOON).as_deref(), Some(&b"late"[..]));
+}
+
+#[test]
+fn memory_that_is_used_up_refuses_connections_and_ends_nothing() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    usage::raise_descriptor_limit();
+    let gateway = require!(Kind::Ours.options().with_second_listener().start());
+    let mut neighbour = Neighbour::new(&gateway);
+    let mut guest = FrameClient::connect(&gateway, Station::number(2));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let size: u64 = size.trim().trim_end_matches("kB").trim().parse().unwrap();
+    let limit = Some(size * 1024 + 64 * MEBIBYTE);
+    let pid = Pid::from_raw(i32::try_from(gateway.pid()).unwrap());
+    prlimit(pid, Resource::As, Rlimit { current: limit, maximum: limit }).unwrap();
+    let to = SocketAddrV4::new(HOST, echo::serve());
+    let mut open = Vec::new();
+    let mut refused = 0;
+    for _ in 0..200 {
+        match guest.tcp_connect(to, SOON) {
+            Answer::Open(conversation) => open.push(conversation),
+            Answer::Refused(_) => refused += 1,
+            Answer::Silent => panic!("a connection for which there is no memory gets an answer"),
+        }
+    }
+    assert!(open.len() >= 10 && refused >= 10, "{} open, {refused} refused", open.len());
+    assert_eq!(gateway.stat("nitrotap_gateway_refused,limit=memory"), refused);
+    assert!(neighbour.client.ping(GATEWAY, 100, SOON));
+    for conversation in &mut open {
+        let data = Payload::bytes(1, 5000);
+        conversation.send(&mut guest, &data);
+        assert!(conversation.run(&mut guest, SOON, |conversation| conversation.received == data));
+        conversation.abort(&mut guest);
+    }
+    wait::until("memory to be free again", SOON, || {
+        matches!(neighbour.client.tcp_connect(to, SOON), Answer::Open(_)).then_some(())
+    });
+    neighbour.round();
 }
 
 #[test]

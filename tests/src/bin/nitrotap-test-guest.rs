@@ -19,6 +19,7 @@ usage: nitrotap-test-guest COMMAND ARGS...
   udp-echo ADDR                          udp-ping ADDR SIZE COUNT
   tcp-leave ADDR BYTES SEED              udp-probe ADDR SIZE
   udp-flood ADDR SIZE                    ping IP SIZE COUNT
+  udp-strangers ADDR                     tcp-strangers ADDR
   dns-server ADDR                        dns-a NAME SERVER_ADDR
   exit CODE                              crash
   spawn-orphans COUNT                    print-env
@@ -60,6 +61,8 @@ fn run(args: &[String]) -> io::Result<ExitCode> {
         ["udp-ping", addr, size, count] => udp::ping(parse(addr)?, parse(size)?, parse(count)?),
         ["udp-probe", addr, size] => udp::probe(parse(addr)?, parse(size)?),
         ["udp-flood", addr, size] => udp::flood(parse(addr)?, parse(size)?),
+        ["udp-strangers", addr] => udp::strangers(parse(addr)?),
+        ["tcp-strangers", addr] => tcp::strangers(parse(addr)?),
         ["ping", ip, size, count] => ping::ping(parse(ip)?, parse(size)?, parse(count)?),
         ["exit", code] => return Ok(ExitCode::from(parse::<u8>(code)?)),
         ["crash"] => process::crash(),

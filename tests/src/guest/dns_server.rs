@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ok.…` | A 192.0.2.10, AAAA 2001:db8::10, TXT "text"; of every other type none |
 //! | `big.…` | TXT, 40 records of 100 bytes; cut over UDP |
+//! | `huge.…` | TXT, 240 records of 250 bytes; cut over UDP |
 //! | `nx.…`, `fail.…`, `refuse.…` | NXDOMAIN, SERVFAIL, REFUSED |
 //! | `silent.…` | nothing at all |
 //! | any other | no record |
@@ -72,6 +73,7 @@ fn answer(question: &[u8], protocol: &str) -> Option<Vec<u8>> {
         }
         ("ok", RecordType::TXT) => (ResponseCode::NoError, vec![txt("text")]),
         ("big", RecordType::TXT) => (ResponseCode::NoError, (0..40).map(|i| txt(&format!("{i:0100}"))).collect()),
+        ("huge", RecordType::TXT) => (ResponseCode::NoError, (0..240).map(|i| txt(&format!("{i:0250}"))).collect()),
         _ => (ResponseCode::NoError, vec![]),
     };
     message.metadata.response_code = code;
@@ -110,5 +112,6 @@ mod tests {
         assert_eq!(ask("silent.test.", RecordType::A, "udp"), None);
         assert!(ask("big.test.", RecordType::TXT, "udp").unwrap().metadata.truncation);
         assert_eq!(ask("big.test.", RecordType::TXT, "tcp").unwrap().answers.len(), 40);
+        assert_eq!(ask("huge.test.", RecordType::TXT, "tcp").unwrap().answers.len(), 240);
     }
 }

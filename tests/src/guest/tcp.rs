@@ -95,6 +95,22 @@ fn exchange_one(stream: &TcpStream, bytes: u64, seed: u64) -> io::Result<()> {
     if echoed == expected { Ok(()) } else { Err(io::Error::other(format!("sent {expected}, got {echoed} back"))) }
 }
 
+/// Connects without end, and lets each connection go when another 500 have come.
+pub fn strangers(address: SocketAddr) -> io::Result<()> {
+    say("flooding")?;
+    let mut held = std::collections::VecDeque::new();
+    loop {
+        match TcpStream::connect(address) {
+            Ok(stream) => held.push_back(stream),
+            // It is full for now, or closes what it cannot take.
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+        if held.len() > 500 {
+            held.pop_front();
+        }
+    }
+}
+
 pub(super) fn connect(address: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;

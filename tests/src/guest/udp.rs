@@ -76,6 +76,16 @@ pub fn flood(address: SocketAddr, size: usize) -> io::Result<()> {
     }
 }
 
+/// Sends one datagram from each of ever new ports, for ever.
+pub fn strangers(address: SocketAddr) -> io::Result<()> {
+    say("flooding")?;
+    loop {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        // Nobody needs to listen.
+        let _ = socket.send_to(b"stranger", address);
+    }
+}
+
 /// The errors of an earlier datagram that the next call reports: nobody listens, or a router said that it was too long,
 /// and the kernel fragments from here on.
 fn concerns_an_earlier_one(error: &io::Error) -> bool {
