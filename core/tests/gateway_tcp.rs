@@ -302,17 +302,16 @@ fn a_connection_that_waited_for_a_link_waits_for_the_next_one_where_it_is() {
     fill(&mut world);
     let (old, guest) = (world.port, 1);
     assert!(full(&world, old) && world.status(flow).room < 300_000);
-    // A second link of the same machine, which somebody else has filled.
-    let stranger = world.gateway.attach(2, Some(Framing::Hyperkit)).unwrap();
+    // A second link of the same machine, which another station there has filled with answers that it does not take.
     world.port = world.gateway.attach(guest, Some(Framing::Hyperkit)).unwrap();
-    let mut noise = vec![0xff; 6];
-    noise.extend([2, 0, 0, 0, 0, 7, 0x08, 0x00]);
-    // An IPv4 packet of a protocol for experiments, from a guest of its own.
-    let [high, low] = (60_000_u16 - 14).to_be_bytes();
-    noise.extend([0x45, 0, high, low, 0, 0, 0, 0, 64, 253, 0, 0, 192, 168, 127, 9, 192, 168, 127, 255]);
-    noise.resize(60_000, 0);
-    for _ in 0..20 {
-        world.gateway.handle_frame(world.now, stranger, &noise);
+    let station = [2, 0, 0, 0, 0, 7];
+    let mut question = vec![0xff; 6];
+    question.extend(station);
+    question.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    question.extend(station);
+    question.extend([192, 168, 127, 9, 0, 0, 0, 0, 0, 0, 192, 168, 127, 1]);
+    for _ in 0..10_000 {
+        world.gateway.handle_frame(world.now, world.port, &question);
     }
     assert!(full(&world, world.port));
     // The guest speaks on it, and so it is where the connection goes on.

@@ -223,10 +223,18 @@ impl World {
     }
 }
 
+/// A link says something, so that it is one; not in IPv6.
+fn hear(gateway: &mut Gateway, port: PortId, station: u8) {
+    let noise = [&GATEWAY_MAC[..], &mac(station), &[8, 6]].concat();
+    assert_eq!(gateway.handle_frame(NOW, port, &noise), Handled::Done);
+    gateway.flush(NOW);
+}
+
 #[test]
 fn without_a_prefix_there_is_no_ipv6() {
     let mut gateway = Gateway::new(Config::default()).unwrap();
     let [a, b] = [1, 2].map(|tenant| gateway.attach(tenant, Some(Framing::Hyperkit)).unwrap());
+    hear(&mut gateway, b, 0xb);
     assert!(gateway.pending(a).is_empty());
     let solicited = solicitation(A, GATEWAY, Some(mac(0xa)));
     for to in [GATEWAY_MAC, group_mac(solicited_node(GATEWAY)), mac(0xb)] {
@@ -250,6 +258,9 @@ fn a_prefix_must_be_one_that_hosts_can_use() {
 #[test]
 fn guests_learn_of_router_prefix_and_name_server_when_they_ask_and_every_so_often() {
     let mut world = World::new(config());
+    for (port, station) in [(world.a, 0xa), (world.b, 0xb)] {
+        hear(&mut world.gateway, port, station);
+    }
     assert_eq!(world.gateway.poll_timeout(), None, "nobody speaks IPv6");
     for (source, to) in [("::", "ff02::1"), ("fe80::a", "fe80::a")] {
         world.among(world.a, 0xa, &icmp(source, ip("ff02::2"), 255, vec![133, 0, 0, 0, 0, 0, 0, 0]));

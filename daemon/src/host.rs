@@ -14,6 +14,7 @@ mod gateway;
 mod http_head;
 mod listen;
 mod pid_file;
+pub(crate) mod pin;
 pub(crate) mod services;
 mod socket;
 mod stream;
@@ -206,22 +207,24 @@ async fn serve(
     let services = |scope| Services::new(handle.clone(), names.clone(), scope);
     let full = services(Scope::All);
     let bind = |url| Bound::listen(url, listeners.socket_mode);
-    let mut index = 0..;
-    let mut next = || index.next().unwrap_or_default();
-
-    let links = listeners.links.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-    for bound in links.into_iter().chain(activated.links) {
+    // What systemd passes has no URL, and comes behind all that has one.
+    let mut index = listeners.number()..;
+    let links =
+        listeners.links.iter().map(|url| Ok((bind(url)?, listeners.index_of(url)))).collect::<Result<Vec<_>, _>>()?;
+    for (bound, own) in links.into_iter().chain(activated.links.into_iter().map(|bound| (bound, None))) {
+        let index = own.or_else(|| index.next()).unwrap_or_default();
         tracing::info!(listener = bound.name(), "listening for links");
         let acceptor = bound.register().map_err(cannot_accept)?;
         let services = listeners.services_on_links.then(|| full.clone());
-        tasks.spawn(LinkListener { acceptor, index: next(), handle: handle.clone(), services }.serve());
+        tasks.spawn(LinkListener { acceptor, index, handle: handle.clone(), services }.serve());
     }
     let qemu = listeners.qemu.iter().map(|url| (url, LinkKind::Stream(Framing::Qemu)));
     for (url, kind) in qemu.chain(listeners.bess.iter().map(|url| (url, LinkKind::Messages))) {
         let bound = bind(url)?;
+        let index = listeners.index_of(url).unwrap_or_default();
         tracing::info!(listener = bound.name(), ?kind, "listening for one link at a time");
         let acceptor = bound.register().map_err(cannot_accept)?;
-        tasks.spawn(RawListener { acceptor, index: next(), handle: handle.clone(), kind }.serve());
+        tasks.spawn(RawListener { acceptor, index, handle: handle.clone(), kind }.serve());
     }
     let own = listeners.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     for bound in own.into_iter().chain(activated.services) {

@@ -5,10 +5,14 @@ use dhcproto::{
     v4::{Message, MessageType},
 };
 use nitrotap_core::{
-    gateway::dhcp::{Dhcp, DhcpConfig},
+    gateway::dhcp::{Client, Dhcp, DhcpConfig},
     time::Instant,
 };
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 /// Host addresses of the /29 below, of which four can be given out, one is set aside and one is the gateway's.
 const LEASES: usize = 6;
@@ -27,6 +31,8 @@ pub fn dhcp_server(data: &[u8]) {
         search: vec!["example.com".to_owned(); 30],
         static_leases: BTreeMap::from([(Ipv4Addr::new(10, 0, 0, 2), [4; 6])]),
         lease_time: Duration::from_secs(60),
+        pinned: BTreeSet::new(),
+        keep_address: Duration::from_secs(30),
     })
     .expect("a configuration");
     let mut now = Instant::ZERO;
@@ -37,7 +43,16 @@ pub fn dhcp_server(data: &[u8]) {
         data = rest;
         let message = if message.len() < 240 { &request(message)[..] } else { message };
         let before = server.leases(now);
-        let Ok(Some(reply)) = server.handle(now, message) else { continue };
+        // Clients are on four links of two machines, of which one has its last address from elsewhere.
+        let [tenant, link] = [1, 3].map(|bits| message.get(33).map_or(0, |last| u64::from(last & bits)));
+        let elsewhere = Ipv4Addr::new(10, 0, 0, 5);
+        let may_have = move |address| tenant == 0 || address != elsewhere;
+        let client = Client { tenant: tenant as u32, holder: 0, link, pinned: None, may_have: &may_have };
+        if seconds % 16 == 15 {
+            server.detach(link);
+        }
+        let Ok(Some(reply)) = server.handle(now, &client, message) else { continue };
+        assert!(!reply.lease || may_have(reply.yiaddr), "{} is somebody else's", reply.yiaddr);
         assert!((300..=1472).contains(&reply.payload.len()), "{} bytes", reply.payload.len());
         let parsed = Message::from_bytes(&reply.payload).expect("replies parse");
         assert_eq!((parsed.yiaddr(), parsed.chaddr()), (reply.yiaddr, &reply.mac[..]));

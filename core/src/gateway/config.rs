@@ -3,6 +3,7 @@
 use super::{
     dhcp::{DhcpConfig, DhcpConfigError},
     network6::Network6,
+    pins::{MAX_PINS, Pin, Pins},
     policy::{PolicyConfig, PolicyError},
     source_ports::SourcePortsConfig,
     tenant::TenantLimits,
@@ -12,7 +13,7 @@ use core::{
     time::Duration,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The smallest MTU of IPv6 (RFC 8200 section 5).
 const MIN_MTU_V6: u16 = 1280;
@@ -55,6 +56,10 @@ pub struct Config {
     pub memory: usize,
     /// Bytes of the largest TCP buffer, of which a connection has two.
     pub largest_buffer: usize,
+    /// Addresses whose owners are fixed; a static lease of one of them counts no more.
+    pub pins: Vec<Pin>,
+    /// For how long nobody but its tenant gets the address of a link that is gone.
+    pub keep_address: Duration,
     /// Seed of sequence numbers and hash tables; must not be guessed by guests.
     pub seed: u64,
     /// Where large buffers come from.
@@ -88,6 +93,8 @@ impl Default for Config {
             max_sessions: 8192,
             memory: 512 << 20,
             largest_buffer: 512 << 10,
+            pins: Vec::new(),
+            keep_address: Duration::from_secs(30),
             seed: 0,
             allocate: |len| Some(vec![0; len]),
             source_ports: SourcePortsConfig::default(),
@@ -116,6 +123,23 @@ pub enum ConfigError {
     /// Not an address of one station.
     #[error("the gateway's MAC address is that of a group or all zeroes")]
     Mac,
+    /// More pinned addresses than fit.
+    #[error("{0} pinned addresses, where {MAX_PINS} fit")]
+    Pins(usize),
+    /// It cannot be a guest's.
+    #[error(
+        "the pinned address {0} cannot be a guest's: it must be in the subnet, and not the gateway's or the host's"
+    )]
+    Pinned(IpAddr),
+    /// An address with two owners.
+    #[error("{0} is pinned twice")]
+    PinnedTwice(IpAddr),
+    /// No hardware address of a guest.
+    #[error("{0} is pinned to the gateway's MAC address, to that of a group, or to none")]
+    PinnedMac(IpAddr),
+    /// A hardware address with two owners.
+    #[error("{0} is pinned with a MAC address that another pin gives to somebody else")]
+    PinnedMacTwice(IpAddr),
     /// Connections would have no buffers.
     #[error("{memory} bytes of memory do not suffice for {flows} connections, which need 16 KiB each")]
     Memory {
@@ -143,11 +167,28 @@ impl Config {
         Ok(())
     }
 
+    pub(super) fn pins(&self) -> Result<Pins, ConfigError> {
+        let network6 = self.network6()?;
+        let may_be_pinned = |address: IpAddr| match address {
+            IpAddr::V4(address) => {
+                self.subnet.contains(&address)
+                    && ![self.gateway, self.host, self.subnet.network(), self.subnet.broadcast()].contains(&address)
+            }
+            IpAddr::V6(address) => network6.is_some_and(|network| network.is_neighbour(address)),
+        };
+        if let Some(pin) = self.pins.iter().find(|pin| !may_be_pinned(pin.address)) {
+            return Err(ConfigError::Pinned(pin.address));
+        }
+        Pins::new(&self.pins, self.gateway_mac)
+    }
+
     pub(super) fn network6(&self) -> Result<Option<Network6>, ConfigError> {
         self.subnet6.map(|subnet| Network6::new(subnet, self.gateway_mac)).transpose()
     }
 
-    pub(super) fn dhcp(&self) -> DhcpConfig {
+    pub(super) fn dhcp(&self, pins: &Pins) -> DhcpConfig {
+        let pinned: BTreeSet<Ipv4Addr> = pins.ipv4().collect();
+        let statics = self.static_leases.iter().filter(|(address, _)| !pinned.contains(address));
         DhcpConfig {
             subnet: self.subnet,
             gateway: self.gateway,
@@ -156,8 +197,10 @@ impl Config {
             dns: vec![self.gateway],
             mtu: self.mtu,
             search: self.search.clone(),
-            static_leases: self.static_leases.clone(),
+            static_leases: statics.map(|(address, mac)| (*address, *mac)).collect(),
             lease_time: Duration::from_secs(3600),
+            pinned,
+            keep_address: self.keep_address,
         }
     }
 }

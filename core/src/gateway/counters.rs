@@ -83,6 +83,16 @@ crate::counters! {
         refused_inbound: Counter "nitrotap_gateway_refused" { limit = "inbound" },
         /// Connections and sessions refused for want of room, by limit.
         refused_source_ports: Counter "nitrotap_gateway_refused" { limit = "source_ports" },
+        /// Frames and packets dropped, by cause.
+        share_full: Counter "nitrotap_gateway_drops" { cause = "share_full" },
+        /// Frames and packets dropped, by cause.
+        flood: Counter "nitrotap_gateway_drops" { cause = "flood" },
+        /// Links ended by the gateway, by cause.
+        links_mute: Counter "nitrotap_gateway_links_ended" { cause = "mute" },
+        /// Links ended by the gateway, by cause.
+        links_crowded: Counter "nitrotap_gateway_links_ended" { cause = "crowded" },
+        /// Addresses that an enclave would like to have and another one has, each pair of them once.
+        duplicates: Counter "nitrotap_gateway_duplicate_addresses" {},
     }
 }
 

@@ -4,6 +4,12 @@
 //! Driven by: the gateway, fuzz. Drain: nothing; [`Dhcp::handle`] returns the one reply there may be.
 //! Bounds: at most [`LEASES_MAX`] addresses, and never more entries than addresses. An address is taken from somebody only
 //! after its lease, offer or quarantine ended; with none left the client hears nothing, and [`DhcpDrop::Exhausted`] counts.
+//! A [`Client::holder`] has at most a quarter of the addresses (64 at most, 2 at least), and a tenant three quarters; the last
+//! quarter is for holders that have none. Beyond that [`DhcpDrop::Share`] counts. When a link is gone its leases end after
+//! [`DhcpConfig::keep_address`].
+//!
+//! An address that [`Client::may_have`] denies is offered to nobody, and asking for it is refused: somebody uses it, whether
+//! it was leased or not.
 //!
 //! Being the only server it is authoritative: a client that comes back with an address of which it knows more than the
 //! server (because the gateway was restarted) keeps it if nobody else has it. Clients are told apart by their hardware
@@ -18,14 +24,14 @@ pub use counters::DhcpCounters;
 pub use message::DhcpDrop;
 pub use server::{Dhcp, DhcpReply};
 
-use core::{net::Ipv4Addr, time::Duration};
+use core::{fmt, net::Ipv4Addr, time::Duration};
 use ipnet::Ipv4Net;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Addresses given out at most; of a larger subnet, the lowest ones.
 pub const LEASES_MAX: usize = 4096;
 /// How long an address is kept for a client that was offered it and has not yet asked for it.
-pub const OFFER_HOLD: Duration = Duration::from_secs(30);
+pub const OFFER_HOLD: Duration = Duration::from_secs(10);
 /// How long an address is not given out after a client found it in use by somebody else (DHCPDECLINE).
 pub const DECLINE_HOLD: Duration = Duration::from_secs(600);
 
@@ -50,6 +56,37 @@ pub struct DhcpConfig {
     pub static_leases: BTreeMap<Ipv4Addr, [u8; 6]>,
     /// How long a client may use its address without asking again; 3600 s in gvproxy.
     pub lease_time: Duration,
+    /// Addresses that are given only to those whose [`Client::pinned`] says so.
+    pub pinned: BTreeSet<Ipv4Addr>,
+    /// How long a lease lasts at most when its link is gone.
+    pub keep_address: Duration,
+}
+
+/// Who sends a message, beyond what it says itself.
+#[derive(Clone, Copy)]
+pub struct Client<'a> {
+    /// Whose it is.
+    pub tenant: u32,
+    /// Among those of its tenant, who has a share of its own: a machine, or a link where nothing else tells machines apart.
+    pub holder: u64,
+    /// The link that it came from.
+    pub link: u64,
+    /// The address that it gets whatever it asks for.
+    pub pinned: Option<Ipv4Addr>,
+    /// Whether nobody else has an address.
+    pub may_have: &'a dyn Fn(Ipv4Addr) -> bool,
+}
+
+impl Client<'_> {
+    const fn holder(&self) -> (u32, u64) {
+        (self.tenant, self.holder)
+    }
+}
+
+impl fmt::Debug for Client<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("tenant", &self.tenant).field("link", &self.link).finish_non_exhaustive()
+    }
 }
 
 /// A configuration that no link can have.

@@ -17,15 +17,19 @@ mod send;
 use super::{
     config::{Config, ConfigError},
     counters::Counters,
-    dhcp::{Dhcp, DhcpCounters},
+    dhcp::{self, Dhcp, DhcpCounters},
+    duplicates::{Duplicate, Duplicates, Station},
+    floods::Floods,
     fragments::{self, FragmentCounters, Reassembler},
     handled::{DialError, Handled, OpenError, SessionError},
     ndp::{self, Disbelief, Discovery},
-    neighbour::{Due, Neighbour, Neighbours, Waiter},
+    neighbour::{Claimed, Due, Neighbour, Neighbours, Spoofed, Waiter},
     network6::{ALL_NODES, Network6, group_mac, is_ipv4_in_disguise, translated},
-    output::{FlowId, Output, Outputs, SessionId, Target},
+    output::{Ended, FlowId, Output, Outputs, SessionId, Target},
+    pins::Pins,
     policy::{Policy, PolicyCounters, Proto, Verdict},
     port::{ANONYMOUS, PortId, Ports},
+    queue::LAST,
     session::{Kind, SessionKey, Sessions},
     switch::{Learning, Switch},
     tcp::{Context, FlowKey, FlowStatus, Refused, Tcp, TcpConfig},
@@ -42,7 +46,10 @@ use core::{
     time::Duration,
 };
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, IpProtocol};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, VecDeque},
+};
 
 /// A question over UDP that waits for its answer.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +97,10 @@ pub struct Gateway {
     identification6: u32,
     out: Outputs,
     counters: Counters,
+    pins: Pins,
+    duplicates: Duplicates,
+    floods: Floods,
+    ended: VecDeque<(PortId, Ended)>,
 }
 
 impl Gateway {
@@ -99,6 +110,9 @@ impl Gateway {
     /// [`ConfigError`] says what cannot be.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.check()?;
+        let pins = config.pins()?;
+        // But for the network's own, the broadcast address, the gateway's and the host's.
+        let guests = (1_usize << (32 - config.subnet.prefix_len().clamp(8, 30))) - 4;
         let mut rng = fastrand::Rng::with_seed(config.seed);
         let tcp = TcpConfig {
             mac: config.gateway_mac,
@@ -116,10 +130,10 @@ impl Gateway {
             // Of its own, so that it changes nothing for others.
             advertise_rng: fastrand::Rng::with_seed(config.seed),
             ports: Ports::new(config.allocate),
-            switch: Switch::new(config.gateway_mac, rng.u64(..)),
-            neighbours: Neighbours::default(),
+            switch: Switch::new(config.gateway_mac, rng.u64(..), config.keep_address, pins.macs().clone()),
+            neighbours: Neighbours::new(guests, config.keep_address),
             tenants: Tenants::new(config.tenant, config.max_flows, config.max_sessions),
-            dhcp: Dhcp::new(config.dhcp())?,
+            dhcp: Dhcp::new(config.dhcp(&pins))?,
             policy: Policy::new(config.policy.clone())?,
             verdicts: PolicyCounters::default(),
             reassembler: Reassembler::default(),
@@ -133,6 +147,10 @@ impl Gateway {
             identification6: rng.u32(..),
             out: Outputs::new(),
             counters: Counters::default(),
+            pins,
+            duplicates: Duplicates::default(),
+            floods: Floods::default(),
+            ended: VecDeque::new(),
             config,
         })
     }
@@ -143,21 +161,39 @@ impl Gateway {
         &self.config
     }
 
-    /// A link of `tenant` begins; `framing` is `None` where every message is a frame. `None` if there are too many links.
+    /// A link of `tenant` begins; `framing` is `None` where every message is a frame. `None` if there are too many links. Ask
+    /// [`Gateway::poll_ended`] which one had to go for it.
     pub fn attach(&mut self, tenant: u32, framing: Option<Framing>) -> Option<PortId> {
+        if let Some(crowded) = self.ports.in_the_way(tenant) {
+            self.counters.links_crowded += 1;
+            self.end(crowded, Ended::Crowded);
+        }
         let port = self.ports.attach(tenant, framing)?;
         // A guest may be long there, and its link be new: it does not ask again.
         self.advertise(port);
         Some(port)
     }
 
-    /// A link has ended. Its connections wait for another one.
+    /// A link has ended. Its connections wait for another one, and its addresses for one of its tenant, for
+    /// [`Config::keep_address`] from the next call on that says what time it is.
     pub fn detach(&mut self, port: PortId) {
-        self.switch.detach(port);
+        let Some(tenant) = self.ports.get(port).map(|port| port.tenant) else { return };
+        self.switch.detach(port, tenant);
+        self.dhcp.detach(port.to_u64());
         self.neighbours.detach(port);
         self.ports.detach(port);
         self.dns_clients.retain(|_, client| client.port != port);
         self.tcp.detach(port);
+    }
+
+    fn end(&mut self, port: PortId, why: Ended) {
+        self.detach(port);
+        self.ended.push_back((port, why));
+    }
+
+    /// A link that the gateway has ended by itself: its stream is to be closed.
+    pub fn poll_ended(&mut self) -> Option<(PortId, Ended)> {
+        self.ended.pop_front()
     }
 
     /// A frame has arrived on a link.
@@ -179,6 +215,7 @@ impl Gateway {
             // stock nitridings, both reach the world.
             Learning::Spoofed if *source != self.config.gateway_mac && source[0] & 1 == 0 => {
                 self.counters.spoofed += 1;
+                self.duplicate_mac(now, port, *source);
                 false
             }
             Learning::Spoofed => {
@@ -196,9 +233,18 @@ impl Gateway {
         if self.network6.is_some() && [frame[12], frame[13]] == wire::ETHERTYPE_IPV6 {
             return self.handle_ipv6_frame(now, (port, *source), own, frame);
         }
+        let group = destination[0] & 1 == 1;
+        if group && own && !self.may_flood(now, port) {
+            // It is looked at no further than the gateway itself needs.
+            return if *destination == BROADCAST {
+                self.handle_local(now, port, *source, frame)
+            } else {
+                Handled::Done
+            };
+        }
         // What reaches other enclaves says who it is from: none of them can be told that somebody else has moved.
-        let passes = own && self.is_honest(port, *source, frame);
-        if passes && destination[0] & 1 == 1 {
+        let passes = own && self.is_honest(now, port, *source, frame);
+        if passes && group {
             self.flood(port, frame);
         }
         if *destination == BROADCAST {
@@ -209,8 +255,8 @@ impl Gateway {
                 wire::ETHERTYPE_ARP | wire::ETHERTYPE_IPV4 => self.counters.spoofed += u64::from(own),
                 _ => self.counters.unsupported += 1,
             }
-        } else if destination[0] & 1 == 0 {
-            self.forward(now, port, *destination, frame);
+        } else if !group {
+            self.forward(port, *destination, frame);
         }
         Handled::Done
     }
@@ -218,6 +264,9 @@ impl Gateway {
     /// Sends what the inputs since the last call have made due; [`Gateway::poll_timeout`] says so if there is more than one
     /// call may do.
     pub fn flush(&mut self, now: Instant) {
+        self.neighbours.stamp(now);
+        self.switch.stamp(now);
+        self.ports.stamp(now);
         let Self { tcp, ports, tenants, out, counters, .. } = self;
         tcp.flush(now, &mut Context { ports, tenants, out, counters });
     }
@@ -225,6 +274,10 @@ impl Gateway {
     /// Deadlines up to `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.reassembler.handle_timeout(now);
+        while let Some(mute) = self.ports.poll_mute(now) {
+            self.counters.links_mute += 1;
+            self.end(mute, Ended::Mute);
+        }
         self.advertise_due(now);
         while let Some(due) = self.neighbours.due(now) {
             match due {
@@ -253,6 +306,7 @@ impl Gateway {
             self.neighbours.next(),
             self.reassembler.poll_timeout(),
             self.advertise_at,
+            self.ports.poll_timeout(),
         ];
         times.into_iter().flatten().min()
     }
@@ -266,6 +320,12 @@ impl Gateway {
             return Some(output);
         }
         self.ports.poll_waiting().map(Output::Frames)
+    }
+
+    /// A link whose queue had better be written before more frames of others are handed in: what does not fit its share for
+    /// them is dropped. Asked for between the parts of a long read; nothing is lost if it is not.
+    pub fn poll_crowded(&mut self) -> Option<PortId> {
+        self.ports.poll_crowded()
     }
 
     /// Bytes of frames that wait for a link, prefixes included.
@@ -333,6 +393,11 @@ impl Gateway {
     /// The egress policy, for the name server.
     pub const fn policy(&mut self) -> &mut Policy {
         &mut self.policy
+    }
+
+    /// An address that two say they have, each pair once; some are only counted.
+    pub fn poll_duplicate(&mut self) -> Option<Duplicate> {
+        self.duplicates.poll()
     }
 
     /// Learned hardware addresses and their links.

@@ -61,6 +61,15 @@ pub enum Closed {
     Unreachable,
 }
 
+/// Why the gateway has ended a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// No frame has come since it began.
+    Mute,
+    /// Its tenant has most links, and there was room for no more.
+    Crowded,
+}
+
 /// One thing to do, or to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {

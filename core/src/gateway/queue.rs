@@ -2,16 +2,20 @@
 //!
 //! Owns: one buffer. Driven by: `port`. Drain: [`TxQueue::pending`] and [`TxQueue::consume`] on byte streams,
 //! [`TxQueue::next_frame`] and [`TxQueue::consume_frame`] where every message is a frame.
-//! Bounds: [`LIMIT`] bytes; senders that can wait keep [`RESERVE`] of them free for those that cannot.
+//! Bounds: [`LIMIT`] bytes; senders that can wait, and other enclaves, keep [`RESERVE`] of them free for what the gateway says
+//! itself, and datagrams of the world [`LAST`]; frames of other enclaves have a share ([`super::foreign`]).
 
-use super::config::Allocate;
+use super::{config::Allocate, foreign::Foreign, port::Holder};
 use crate::frame::Framing;
 
 /// Bytes a link may leave lying: at 10 Gbit/s less than half a millisecond.
 pub const LIMIT: usize = 512 << 10;
 
-/// Room that TCP leaves for datagrams, ARP and resets.
+/// Room that TCP and other enclaves leave for datagrams, ARP and resets.
 pub(super) const RESERVE: usize = 64 << 10;
+
+/// Room that datagrams of the world leave for ARP, DHCP, neighbour discovery and resets.
+pub(super) const LAST: usize = 16 << 10;
 
 /// See the module.
 #[derive(Debug)]
@@ -22,19 +26,26 @@ pub(crate) struct TxQueue {
     buf: Vec<u8>,
     start: usize,
     end: usize,
+    foreign: Foreign,
 }
 
 impl TxQueue {
     /// For a byte stream with this framing, or for messages.
     #[cfg(test)]
     pub(crate) fn new(framing: Option<Framing>) -> Self {
-        Self { framing: framing.unwrap_or(Framing::Qemu), buf: vec![0; 2 * LIMIT], start: 0, end: 0 }
+        Self {
+            framing: framing.unwrap_or(Framing::Qemu),
+            buf: vec![0; 2 * LIMIT],
+            start: 0,
+            end: 0,
+            foreign: Foreign::default(),
+        }
     }
 
     /// The same with a buffer from elsewhere; `None` where memory is used up.
     pub(crate) fn with(allocate: Option<Allocate>, framing: Option<Framing>) -> Option<Self> {
         let buf = allocate.map_or_else(|| Some(vec![0; 2 * LIMIT]), |allocate| allocate(2 * LIMIT))?;
-        Some(Self { framing: framing.unwrap_or(Framing::Qemu), buf, start: 0, end: 0 })
+        Some(Self { framing: framing.unwrap_or(Framing::Qemu), buf, start: 0, end: 0, foreign: Foreign::default() })
     }
 
     /// Bytes of frames and prefixes that still fit.
@@ -63,6 +74,23 @@ impl TxQueue {
         Some(&mut self.buf[at..at + len])
     }
 
+    /// The same for a frame of another enclave.
+    pub(super) fn slot_from(&mut self, holder: Holder, len: usize) -> Option<&mut [u8]> {
+        if len + RESERVE > self.room() || !self.foreign.may_add(holder, len) {
+            return None;
+        }
+        let before = self.room();
+        self.slot(len)?;
+        let (queued, end) = (LIMIT - self.room(), self.end);
+        self.foreign.add(holder, before - self.room(), queued);
+        Some(&mut self.buf[end - len..end])
+    }
+
+    /// Whether other enclaves have put so much in that it had better be written before they put in more.
+    pub(super) const fn is_crowded(&self) -> bool {
+        self.foreign.is_crowded()
+    }
+
     /// What a byte stream should get next.
     pub(crate) fn pending(&self) -> &[u8] {
         &self.buf[self.start..self.end]
@@ -75,6 +103,7 @@ impl TxQueue {
     pub(crate) fn consume(&mut self, n: usize) {
         assert!(n <= self.end - self.start, "more bytes taken than there were");
         self.start += n;
+        self.foreign.taken(n);
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
@@ -96,7 +125,10 @@ impl TxQueue {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::port::{ANONYMOUS, Ports},
+        *,
+    };
     use crate::frame::Decoder;
     use quickcheck::quickcheck;
     use std::collections::VecDeque;
@@ -130,6 +162,67 @@ mod tests {
                 assert!(queue.room() <= LIMIT);
             }
             true
+        }
+    }
+
+    fn holders() -> [Holder; 3] {
+        let mut ports = Ports::default();
+        [1, 2, ANONYMOUS].map(|tenant| {
+            let port = ports.attach(tenant, None).unwrap();
+            ports.holder(port).unwrap()
+        })
+    }
+
+    #[test]
+    fn other_enclaves_fill_their_share_and_leave_room_for_one_more_and_for_the_gateway() {
+        let [flood, other, third] = holders();
+        for len in [14, 62, 1514, 9014, 65_535] {
+            let mut queue = TxQueue::new(Some(Framing::Hyperkit));
+            let count = |queue: &mut TxQueue, holder| {
+                (0..100_000).take_while(|_| queue.slot_from(holder, len).is_some()).count()
+            };
+            let first = count(&mut queue, flood);
+            let second = count(&mut queue, other);
+            assert!(first >= 1 && (second >= 1 || len > 60_000), "{len}: {first}, {second}");
+            assert!(first * len <= LIMIT / 4, "{len}: {first} frames");
+            assert!(first <= 130, "{len}: {first} frames take long to write");
+            count(&mut queue, third);
+            assert!(queue.room() >= LIMIT / 2);
+            // What is taken makes room for as much again.
+            let pending = queue.pending().len();
+            queue.consume(pending);
+            assert_eq!(count(&mut queue, flood), first);
+        }
+    }
+
+    #[test]
+    fn a_queue_that_its_own_traffic_has_filled_keeps_room_for_what_the_gateway_says() {
+        let [flood, ..] = holders();
+        let mut queue = TxQueue::new(Some(Framing::Hyperkit));
+        while queue.room() >= RESERVE + 10_000 {
+            queue.slot(1514).unwrap();
+        }
+        while queue.slot_from(flood, 60).is_some() {}
+        assert!(queue.room() >= RESERVE);
+        assert!(queue.slot(1514).is_some());
+    }
+
+    quickcheck! {
+        fn shares_are_given_back_as_frames_leave(script: Vec<(u16, u8, u32)>) -> bool {
+            let holders = holders();
+            let mut queue = TxQueue::new(Some(Framing::Qemu));
+            for (len, who, take) in script {
+                let len = usize::from(len.clamp(14, 20_000));
+                let _ = match holders.get(usize::from(who) % 4) {
+                    Some(holder) => queue.slot_from(*holder, len).map(|slot| slot.fill(1)),
+                    None => queue.slot(len).map(|slot| slot.fill(2)),
+                };
+                let take = (take as usize % 30_000).min(queue.pending().len());
+                queue.consume(take);
+            }
+            let rest = queue.pending().len();
+            queue.consume(rest);
+            !queue.is_crowded() && queue.slot_from(holders[0], 60_000).is_some() && queue.slot_from(holders[1], 60_000).is_some()
         }
     }
 

@@ -3,20 +3,23 @@
 //! Owns: the learned addresses. Driven by: the machine, for every frame. Bounds: [`MAX_MACS`] addresses, [`MAX_MACS_PER_PORT`] of
 //! them on one link: an enclave that makes up addresses does not take the room of others.
 //!
-//! An address stays where it is as long as its link lives and it is used (IEEE 802.1Q section 8.8.3 has the same 300 s):
-//! unlike in gvproxy, nobody can take over what another enclave gets by using its address.
+//! An address stays where it is as long as its link is up, and a while longer for links of the same tenant
+//! ([`super::Config::keep_address`]): unlike in gvproxy, nobody can take over what another enclave gets by using its address.
+//! Ageing (IEEE 802.1Q section 8.8.3) makes room for other addresses of the same link only.
 
 use super::port::{PortId, Ports};
 use crate::time::Instant;
 use core::time::Duration;
 use foldhash::fast::FixedState;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Addresses remembered.
 pub(super) const MAX_MACS: usize = 4096;
 /// Addresses remembered of one link; an enclave has one, one with containers inside has some.
 pub(super) const MAX_MACS_PER_PORT: usize = 64;
-/// Silence after which an address is forgotten.
+/// Addresses remembered of links of one tenant that are gone: as many as those of one link.
+const MAX_KEPT: usize = MAX_MACS_PER_PORT;
+/// Silence after which an address makes room for another one of its link.
 pub(super) const AGEING: Duration = Duration::from_secs(300);
 
 /// An address is looked at again after this time, however many frames it sends meanwhile.
@@ -41,18 +44,41 @@ pub(super) enum Learning {
     Full,
 }
 
+/// An address whose link is gone.
+#[derive(Debug)]
+struct Kept {
+    tenant: u32,
+    mac: [u8; 6],
+    /// `None` until the next call that says what time it is.
+    until: Option<Instant>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Switch {
     own: [u8; 6],
     learned: HashMap<[u8; 6], Learned, FixedState>,
-    per_port: HashMap<PortId, usize, FixedState>,
+    per_port: BTreeMap<PortId, OfPort>,
+    /// Addresses of links that are gone, the one that will be free first in front.
+    kept: VecDeque<Kept>,
+    keep: Duration,
+    /// Addresses that are one tenant's, there or not.
+    pinned: BTreeMap<[u8; 6], u32>,
+}
+
+/// The addresses of one link.
+#[derive(Debug, Default)]
+struct OfPort {
+    count: usize,
+    /// When they were last looked through for old ones: whoever makes up addresses does not have that done for each.
+    aged: Option<Instant>,
 }
 
 impl Switch {
-    pub(super) fn new(own: [u8; 6], seed: u64) -> Self {
-        let state = FixedState::with_seed(seed);
-        Self { own, learned: HashMap::with_hasher(state.clone()), per_port: HashMap::with_hasher(state) }
+    /// With the gateway's own address, and those that are one tenant's each; another one is kept for `keep` when its link is gone.
+    pub(super) fn new(own: [u8; 6], seed: u64, keep: Duration, pinned: BTreeMap<[u8; 6], u32>) -> Self {
+        let learned = HashMap::with_hasher(FixedState::with_seed(seed));
+        Self { own, learned, per_port: BTreeMap::new(), kept: VecDeque::new(), keep, pinned }
     }
 
     /// A frame with this source came from `port`.
@@ -62,8 +88,14 @@ impl Switch {
         if ports.get(port).is_some_and(|port| recent(port.last_source)) {
             return Learning::Known;
         }
-        // The gateway's own address, and what is no address of a station.
+        // The gateway's own address, and what is no address of a station, or fixed as somebody else's.
         if source == self.own || source[0] & 1 == 1 || source == [0; 6] {
+            return Learning::Spoofed;
+        }
+        if !self.pinned.is_empty()
+            && let Some(owner) = self.pinned.get(&source)
+            && ports.get(port).is_none_or(|port| port.tenant != *owner)
+        {
             return Learning::Spoofed;
         }
         let learning = match self.learned.get_mut(&source) {
@@ -71,14 +103,18 @@ impl Switch {
                 learned.seen = now;
                 Learning::Known
             }
-            Some(learned) if now.since(learned.seen) < AGEING && !ports.may_take_over(learned.port, port) => {
-                Learning::Spoofed
-            }
+            Some(learned) if !ports.may_take_over(learned.port, port) => Learning::Spoofed,
             Some(_) => {
                 self.forget(source);
                 self.add(now, port, source)
             }
-            None => self.add(now, port, source),
+            None => {
+                if self.is_kept(now, ports, port, source) {
+                    Learning::Spoofed
+                } else {
+                    self.add(now, port, source)
+                }
+            }
         };
         if matches!(learning, Learning::Known | Learning::New)
             && let Some(port) = ports.get_mut(port)
@@ -89,14 +125,34 @@ impl Switch {
     }
 
     /// The link of an address.
-    pub(super) fn find(&self, now: Instant, mac: [u8; 6]) -> Option<PortId> {
-        self.learned.get(&mac).filter(|learned| now.since(learned.seen) < AGEING).map(|learned| learned.port)
+    pub(super) fn find(&self, mac: [u8; 6]) -> Option<PortId> {
+        self.learned.get(&mac).map(|learned| learned.port)
     }
 
-    /// A link is gone, and its addresses with it.
-    pub(super) fn detach(&mut self, port: PortId) {
-        self.learned.retain(|_, learned| learned.port != port);
-        self.per_port.remove(&port);
+    /// A link of `tenant` is gone: its addresses are kept for its tenant.
+    pub(super) fn detach(&mut self, port: PortId, tenant: u32) {
+        if self.per_port.remove(&port).is_none() {
+            return;
+        }
+        for (mac, _) in self.addresses().into_iter().filter(|(_, at)| *at == port) {
+            self.learned.remove(&mac);
+            if self.kept.iter().filter(|kept| kept.tenant == tenant).count() >= MAX_KEPT
+                && let Some(oldest) = self.kept.iter().position(|kept| kept.tenant == tenant)
+            {
+                self.kept.remove(oldest);
+            }
+            self.kept.push_back(Kept { tenant, mac, until: None });
+        }
+    }
+
+    /// What time it is: what is gone is kept from now on, and what was kept for long enough is forgotten.
+    pub(super) fn stamp(&mut self, now: Instant) {
+        for kept in self.kept.iter_mut().rev().take_while(|kept| kept.until.is_none()) {
+            kept.until = Some(now + self.keep);
+        }
+        while self.kept.front().and_then(|kept| kept.until).is_some_and(|until| until <= now) {
+            self.kept.pop_front();
+        }
     }
 
     /// All addresses, in order.
@@ -109,36 +165,66 @@ impl Switch {
         all
     }
 
-    fn add(&mut self, now: Instant, port: PortId, source: [u8; 6]) -> Learning {
-        let count = self.per_port.get(&port).copied().unwrap_or(0);
-        if count >= MAX_MACS_PER_PORT || self.learned.len() >= MAX_MACS {
-            self.age(now);
+    /// Whether an address is kept for another tenant than that of `port`.
+    fn is_kept(&mut self, now: Instant, ports: &Ports, port: PortId, mac: [u8; 6]) -> bool {
+        if self.kept.is_empty() {
+            return false;
         }
-        let count = self.per_port.entry(port).or_default();
-        if *count >= MAX_MACS_PER_PORT || self.learned.len() >= MAX_MACS {
+        self.stamp(now);
+        let tenant = ports.get(port).map(|port| port.tenant);
+        let Some(at) = self.kept.iter().position(|kept| kept.mac == mac) else { return false };
+        if self.kept.get(at).map(|kept| kept.tenant) != tenant {
+            return true;
+        }
+        self.kept.remove(at);
+        false
+    }
+
+    fn add(&mut self, now: Instant, port: PortId, source: [u8; 6]) -> Learning {
+        let of_port = self.per_port.entry(port).or_default();
+        let full = of_port.count >= MAX_MACS_PER_PORT || self.learned.len() >= MAX_MACS;
+        if full && of_port.aged.is_none_or(|aged| now.since(aged) >= REFRESH) {
+            of_port.aged = Some(now);
+            self.age(now, port);
+        }
+        if self.learned.len() >= MAX_MACS {
+            self.forget_of_most(port);
+        }
+        let of_port = self.per_port.entry(port).or_default();
+        if of_port.count >= MAX_MACS_PER_PORT || self.learned.len() >= MAX_MACS {
             return Learning::Full;
         }
-        *count += 1;
+        of_port.count += 1;
         self.learned.insert(source, Learned { port, seen: now });
         Learning::New
     }
 
     fn forget(&mut self, mac: [u8; 6]) {
         if let Some(learned) = self.learned.remove(&mac)
-            && let Some(count) = self.per_port.get_mut(&learned.port)
+            && let Some(of_port) = self.per_port.get_mut(&learned.port)
         {
-            *count -= 1;
+            of_port.count -= 1;
         }
     }
 
-    fn age(&mut self, now: Instant) {
-        let old: Vec<[u8; 6]> = self
-            .addresses()
-            .into_iter()
-            .map(|(mac, _)| mac)
-            .filter(|mac| self.learned.get(mac).is_some_and(|learned| now.since(learned.seen) >= AGEING))
-            .collect();
+    /// Forgets the old addresses of a link.
+    fn age(&mut self, now: Instant, port: PortId) {
+        let own = self.addresses().into_iter().filter(|(_, at)| *at == port).map(|(mac, _)| mac);
+        let old: Vec<[u8; 6]> =
+            own.filter(|mac| self.learned.get(mac).is_some_and(|l| now.since(l.seen) >= AGEING)).collect();
         for mac in old {
+            self.forget(mac);
+        }
+    }
+
+    /// A full table makes room at the cost of the link that has most, for one that has less.
+    fn forget_of_most(&mut self, port: PortId) {
+        let own = self.per_port.get(&port).map_or(0, |of_port| of_port.count);
+        let most = self.per_port.iter().max_by_key(|(_, of_port)| of_port.count);
+        let Some((&most, _)) = most.filter(|(_, of_port)| of_port.count > own + 1) else { return };
+        let of_most = self.addresses().into_iter().filter(|(_, at)| *at == most).map(|(mac, _)| mac);
+        let oldest = of_most.min_by_key(|mac| self.learned.get(mac).map(|learned| learned.seen));
+        if let Some(mac) = oldest {
             self.forget(mac);
         }
     }
@@ -149,6 +235,7 @@ mod tests {
     use super::*;
     use Learning::{Full, Known, New, Spoofed};
 
+    const KEEP: Duration = Duration::from_secs(30);
     const OWN: [u8; 6] = [0x5a, 0, 0, 0, 0, 1];
 
     fn mac(n: u16) -> [u8; 6] {
@@ -163,20 +250,18 @@ mod tests {
     fn world() -> (Switch, Ports, PortId, PortId) {
         let mut ports = Ports::default();
         let (a, b) = (ports.attach(1, None).unwrap(), ports.attach(2, None).unwrap());
-        (Switch::new(OWN, 7), ports, a, b)
+        (Switch::new(OWN, 7, KEEP, BTreeMap::new()), ports, a, b)
     }
 
     #[test]
     fn nobody_takes_over_the_address_of_a_link_that_lives() {
         let (mut switch, mut ports, a, b) = world();
         assert_eq!(switch.learn(at(0), &mut ports, a, mac(1)), New);
-        assert_eq!(switch.learn(at(10), &mut ports, b, mac(1)), Spoofed);
-        assert_eq!(switch.find(at(10), mac(1)), Some(a));
-        assert_eq!(switch.learn(at(200), &mut ports, a, mac(1)), Known);
-        assert_eq!(switch.learn(at(499), &mut ports, b, mac(1)), Spoofed);
-        assert_eq!(switch.find(at(500), mac(1)), None, "unused for 300 s");
-        assert_eq!(switch.learn(at(500), &mut ports, b, mac(1)), New);
-        assert_eq!(switch.find(at(500), mac(1)), Some(b));
+        for second in [10, 301, 1_000_000] {
+            assert_eq!(switch.learn(at(second), &mut ports, b, mac(1)), Spoofed);
+            assert_eq!(switch.find(mac(1)), Some(a));
+        }
+        assert_eq!(switch.learn(at(1_000_001), &mut ports, a, mac(1)), Known);
     }
 
     #[test]
@@ -184,19 +269,66 @@ mod tests {
         let (mut switch, mut ports, a, _) = world();
         for spoofed in [OWN, [0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0; 6]] {
             assert_eq!(switch.learn(at(0), &mut ports, a, spoofed), Spoofed);
-            assert_eq!(switch.find(at(0), spoofed), None);
+            assert_eq!(switch.find(spoofed), None);
         }
     }
 
     #[test]
-    fn an_address_moves_at_once_when_its_link_is_gone_or_is_the_same_machines() {
+    fn an_address_moves_at_once_to_the_same_machine_and_to_others_when_it_was_kept_for_long_enough() {
         let (mut switch, mut ports, a, b) = world();
+        let again = ports.attach(1, None).unwrap();
         assert_eq!(switch.learn(at(0), &mut ports, a, mac(1)), New);
+        assert_eq!(switch.learn(at(1), &mut ports, again, mac(1)), New);
+        ports.detach(again);
+        switch.detach(again, 1);
+        assert_eq!(switch.find(mac(1)), None);
+        switch.stamp(at(100));
+        assert_eq!(switch.learn(at(129), &mut ports, b, mac(1)), Spoofed);
+        assert_eq!(switch.learn(at(129), &mut ports, a, mac(1)), New, "the tenant's own");
         ports.detach(a);
-        assert_eq!(switch.learn(at(1), &mut ports, b, mac(1)), New);
-        let again = ports.attach(2, None).unwrap();
-        assert_eq!(switch.learn(at(2), &mut ports, again, mac(1)), New);
-        assert_eq!(switch.find(at(2), mac(1)), Some(again));
+        switch.detach(a, 1);
+        assert_eq!(switch.learn(at(200), &mut ports, b, mac(1)), Spoofed, "from now on");
+        assert_eq!(switch.learn(at(229), &mut ports, b, mac(1)), Spoofed);
+        assert_eq!(switch.learn(at(230), &mut ports, b, mac(1)), New);
+        assert!(switch.kept.is_empty());
+    }
+
+    #[test]
+    fn a_pinned_address_is_its_tenants_whoever_comes_first() {
+        let (_, mut ports, a, b) = world();
+        let mut switch = Switch::new(OWN, 7, KEEP, BTreeMap::from([(mac(1), 2)]));
+        assert_eq!(switch.learn(at(0), &mut ports, a, mac(1)), Spoofed);
+        assert_eq!(switch.learn(at(0), &mut ports, b, mac(1)), New);
+        assert_eq!(switch.find(mac(1)), Some(b));
+    }
+
+    #[test]
+    fn links_that_come_and_go_leave_no_more_behind_than_one_has() {
+        let (mut switch, mut ports, a, _) = world();
+        assert_eq!(switch.learn(at(0), &mut ports, a, mac(9999)), New);
+        switch.detach(a, 1);
+        for link in 0..50 {
+            let port = ports.attach(7, None).unwrap();
+            for n in 0..64 {
+                assert_eq!(switch.learn(at(0), &mut ports, port, mac(link * 64 + n)), New);
+            }
+            ports.detach(port);
+            switch.detach(port, 7);
+        }
+        assert_eq!((switch.kept.len(), switch.learned.len(), switch.per_port.len()), (MAX_KEPT + 1, 0, 0));
+        assert_eq!(switch.kept[0].mac, mac(9999), "that of another tenant stays");
+    }
+
+    #[test]
+    fn a_full_table_is_for_those_who_have_least() {
+        let (mut switch, mut ports) = (Switch::new(OWN, 7, KEEP, BTreeMap::new()), Ports::default());
+        for tenant in 0..64 {
+            let port = ports.attach(tenant, None).unwrap();
+            assert!((0..64).all(|n| switch.learn(at(0), &mut ports, port, mac(tenant as u16 * 64 + n)) == New));
+        }
+        let late = ports.attach(99, None).unwrap();
+        assert!((0..32).all(|n| switch.learn(at(0), &mut ports, late, mac(5000 + n)) == New));
+        assert_eq!(switch.learned.len(), MAX_MACS);
     }
 
     #[test]
@@ -209,7 +341,7 @@ mod tests {
         assert_eq!(switch.learn(at(0), &mut ports, b, mac(2000)), New);
         assert_eq!(switch.learn(at(350), &mut ports, b, mac(2000)), Known);
         assert_eq!(switch.learn(at(400), &mut ports, a, mac(1001)), New, "the old ones have aged");
-        switch.detach(a);
+        switch.detach(a, 1);
         assert_eq!(switch.addresses(), [(mac(2000), b)]);
     }
 }

@@ -13,6 +13,7 @@ use crate::{
         address::{ListenUrl, Purpose, UrlError, socket_address},
         config::{MAX_MTU, MIN_MTU},
         control::{Forward, Local},
+        pin::Pinned,
     },
     limits,
     logging::{self, LogFormat},
@@ -169,6 +170,16 @@ struct Network {
     /// Lease this address to this client only; repeatable
     #[arg(long, value_name = "IP=MAC", value_parser = pair::<MacAddr>)]
     static_lease: Vec<(Ipv4Addr, MacAddr)>,
+
+    /// Fix whose an address is: of the enclave with this CID, or of those who come by the listener with this URL
+    /// (--pin unix:///PATH=IP), and with MAC only of that station there. Nobody else gets or uses it, and DHCP gives it to its
+    /// owner; repeatable
+    #[arg(long, value_name = "CID=IP[,MAC]")]
+    pin: Vec<Pinned>,
+
+    /// Keep the addresses of an enclave whose link is gone for it alone, for this many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    keep_address: u32,
 
     /// Let connections to the first address go to the second; repeatable
     #[arg(long, value_name = "IP=IP", value_parser = pair::<Ipv4Addr>)]

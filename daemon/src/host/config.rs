@@ -3,6 +3,7 @@
 use super::{
     address::ListenUrl,
     control::{Forward, Mac},
+    pin::Pinned,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use nitrotap_core::gateway::{
@@ -14,6 +15,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::PathBuf,
+    time::Duration,
 };
 
 /// The gateway's hardware address, unless told otherwise: gvproxy's.
@@ -24,6 +26,10 @@ pub(crate) const DEVICE_MAC: Mac = [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xee];
 
 /// The subnet unless told otherwise.
 pub(crate) const SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 127, 0), 24);
+
+/// For how long an address is kept unless told otherwise: a link that is only dialled anew is back within a few seconds, and
+/// an enclave that is started anew under another CID should not wait for long.
+pub(crate) const KEEP_ADDRESS: Duration = Duration::from_secs(30);
 
 /// Smallest MTU: what every IPv4 host must take in one piece (RFC 791 section 3.1).
 pub(crate) const MIN_MTU: u16 = 576;
@@ -88,6 +94,23 @@ pub(crate) struct Network {
     pub(crate) zones: Vec<Zone>,
     /// Domains that DHCP tells clients to search; `None`: those of `resolv_conf`.
     pub(crate) search_domains: Option<Vec<String>>,
+    /// Addresses whose owners are fixed.
+    pub(crate) pins: Vec<Pinned>,
+    /// For how long nobody but its enclave gets the address of a link that is gone.
+    pub(crate) keep_address: Duration,
+}
+
+impl Listeners {
+    /// The number of a listener for links; those without a CID who come by it are told apart from others by it.
+    pub(crate) fn index_of(&self, url: &ListenUrl) -> Option<u32> {
+        let at = self.links.iter().chain(&self.qemu).chain(&self.bess).position(|other| other == url)?;
+        u32::try_from(at).ok()
+    }
+
+    /// How many of them there are.
+    pub(crate) fn number(&self) -> u32 {
+        u32::try_from(self.links.len() + self.qemu.len() + self.bess.len()).unwrap_or(u32::MAX)
+    }
 }
 
 /// How much of anything there may be.
@@ -161,6 +184,8 @@ impl Network {
             nat: BTreeMap::new(),
             zones: Vec::new(),
             search_domains: None,
+            pins: Vec::new(),
+            keep_address: KEEP_ADDRESS,
         })
     }
 

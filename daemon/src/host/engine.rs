@@ -11,6 +11,7 @@
 
 mod capture;
 mod counters;
+mod duplicates;
 mod flow;
 mod forward;
 mod link;
@@ -26,6 +27,7 @@ use super::control::Waiting;
 use crate::{clock::Clock, drive::mailbox::Mailbox, errors::Error, metrics::Sources};
 use capture::Recorder;
 use counters::EngineCounters;
+use duplicates::Told;
 use flow::FlowSocket;
 use forward::Forwards;
 use link::Link;
@@ -80,6 +82,9 @@ pub(crate) fn start(
     let capture = config.capture.map(|config| Recorder::start(config, clock.epoch())).transpose()?;
     let shared = Published::default();
     shared.register(sources);
+    let told = Told::default();
+    let lines = told.clone();
+    sources.add_status(move || lines.text());
     let worker = Worker {
         gateway,
         clock,
@@ -101,6 +106,7 @@ pub(crate) fn start(
         counters: EngineCounters::default(),
         shared,
         stopped: false,
+        told,
     };
     let (tell, ended) = oneshot::channel();
     thread::Builder::new()
@@ -177,6 +183,8 @@ struct Worker {
     counters: EngineCounters,
     shared: Published,
     stopped: bool,
+    /// Duplicate addresses.
+    told: Told,
 }
 
 impl Worker {
@@ -219,6 +227,7 @@ impl Worker {
         if self.gateway.poll_timeout().is_some_and(|at| at <= now) {
             self.gateway.handle_timeout(now);
         }
+        self.end_links();
         while let Some((_, source)) = self.retries.first().copied().filter(|(at, _)| *at <= now) {
             self.retries.pop_first();
             self.serve(now, source, true, true, false);
@@ -231,6 +240,7 @@ impl Worker {
         let took = u64::try_from(self.clock.now().since(now).as_nanos()).unwrap_or(u64::MAX);
         self.counters.turns += 1;
         self.counters.turn_nanoseconds = self.counters.turn_nanoseconds.max(took);
+        self.tell_duplicates();
         self.publish();
         Ok(())
     }

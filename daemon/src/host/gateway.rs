@@ -132,6 +132,8 @@ fn gateway_config(config: &Config) -> gateway::Config {
         max_flows: limits.max_flows.get(),
         max_sessions: limits.max_udp_sessions.get(),
         memory: usize::try_from(limits.memory).unwrap_or(usize::MAX),
+        pins: network.pins.iter().filter_map(|pin| pin.resolve(&config.listeners)).collect(),
+        keep_address: network.keep_address,
         seed: seed(),
         allocate: crate::sys::alloc::zeroed,
         source_ports: source_ports(),

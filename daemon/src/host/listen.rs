@@ -2,8 +2,8 @@
 //!
 //! Owns: the listening sockets and the connections in their handshake; a link goes to the data thread as soon as nothing
 //! but frames can follow. Driven by: tokio. Drain: dropping the task closes the listener and what shakes hands.
-//! Bounds: per listener [`MAX_HANDSHAKES`], of which one vsock CID has at most [`MAX_HANDSHAKES_PER_CID`], each for at
-//! most [`HANDSHAKE`]; further connections wait in the listener's backlog.
+//! Bounds: per listener [`MAX_HANDSHAKES`], of which one vsock CID or IP address has at most [`MAX_HANDSHAKES_PER_PEER`], each
+//! for at most [`HANDSHAKE`]; further connections wait in the listener's backlog.
 
 use super::{
     control::{Attach, Handle, LinkKind},
@@ -31,10 +31,10 @@ use tokio::{
 };
 
 /// Handshakes at a time on one listener.
-const MAX_HANDSHAKES: usize = 64;
+const MAX_HANDSHAKES: usize = 256;
 
-/// Handshakes at a time of one enclave, so that one that never finishes its own leaves room for the others.
-const MAX_HANDSHAKES_PER_CID: usize = 16;
+/// Handshakes at a time of one enclave, or of one address, so that one that never finishes its own leaves room for the others.
+const MAX_HANDSHAKES_PER_PEER: usize = 16;
 
 /// How long a handshake may take: gvproxy's `ReadTimeout`.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -54,8 +54,13 @@ const NO_CID: u32 = 0x8000_0000;
 fn tenant(peer: Peer, index: u32) -> u32 {
     match peer {
         Peer::Vsock { cid, .. } => cid,
-        Peer::Ip(_) | Peer::Local => NO_CID | index,
+        Peer::Ip(_) | Peer::Local => without_cid(index),
     }
+}
+
+/// The number of those on listener `index` who have none of their own.
+pub(crate) const fn without_cid(index: u32) -> u32 {
+    NO_CID | index
 }
 
 /// A listener that speaks HTTP until `/connect`.
@@ -80,7 +85,7 @@ impl LinkListener {
             let (fd, peer) = accept(&self.acceptor).await;
             let tenant = tenant(peer, self.index);
             let Some(seat) = seats.take(peer) else {
-                seldom!(WARN, tenant, "too many handshakes at a time: connection closed", %peer, limit = MAX_HANDSHAKES_PER_CID);
+                seldom!(WARN, tenant, "too many handshakes at a time: connection closed", %peer, limit = MAX_HANDSHAKES_PER_PEER);
                 continue;
             };
             let (handle, services) = (self.handle.clone(), self.services.clone());
@@ -267,39 +272,50 @@ async fn read_head(stream: &mut HostStream, bytes: &mut Vec<u8>) -> io::Result<R
     }
 }
 
-/// Handshakes under way by CID.
+/// Whose handshakes count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whose {
+    Cid(u32),
+    Address(IpAddr),
+}
+
+/// Handshakes under way by peer.
 #[derive(Clone, Debug, Default)]
 struct Seats {
-    taken: Arc<Mutex<BTreeMap<u32, usize>>>,
+    taken: Arc<Mutex<BTreeMap<Whose, usize>>>,
 }
 
 impl Seats {
     fn take(&self, peer: Peer) -> Option<Seat> {
-        let Peer::Vsock { cid, .. } = peer else { return Some(Seat { of: None }) };
+        let whose = match peer {
+            Peer::Vsock { cid, .. } => Whose::Cid(cid),
+            Peer::Ip(address) => Whose::Address(address.ip().to_canonical()),
+            Peer::Local => return Some(Seat { of: None }),
+        };
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(cid).or_insert(0);
-        if *count >= MAX_HANDSHAKES_PER_CID {
+        let count = taken.entry(whose).or_insert(0);
+        if *count >= MAX_HANDSHAKES_PER_PEER {
             return None;
         }
         *count += 1;
-        Some(Seat { of: Some((self.clone(), cid)) })
+        Some(Seat { of: Some((self.clone(), whose)) })
     }
 }
 
 /// One handshake in the count, as long as it lives.
 #[derive(Debug)]
 struct Seat {
-    of: Option<(Seats, u32)>,
+    of: Option<(Seats, Whose)>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Some((seats, cid)) = &self.of else { return };
+        let Some((seats, whose)) = &self.of else { return };
         let mut taken = seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(cid) {
+        if let Some(count) = taken.get_mut(whose) {
             *count -= 1;
             if *count == 0 {
-                taken.remove(cid);
+                taken.remove(whose);
             }
         }
     }

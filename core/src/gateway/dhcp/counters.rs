@@ -25,6 +25,8 @@ crate::counters! {
         dropped_kind: Counter "nitrotap_dhcp_drops" { cause = "kind" },
         /// DHCP messages dropped, by cause.
         dropped_exhausted: Counter "nitrotap_dhcp_drops" { cause = "exhausted" },
+        /// DHCP messages dropped, by cause.
+        dropped_share: Counter "nitrotap_dhcp_drops" { cause = "share" },
     }
 }
 
@@ -36,6 +38,7 @@ impl DhcpCounters {
             DhcpDrop::Relayed => &mut self.dropped_relayed,
             DhcpDrop::Kind => &mut self.dropped_kind,
             DhcpDrop::Exhausted => &mut self.dropped_exhausted,
+            DhcpDrop::Share => &mut self.dropped_share,
         } += 1;
     }
 }

@@ -35,6 +35,9 @@ pub enum DhcpDrop {
     /// No address is free.
     #[error("no DHCP address is free")]
     Exhausted,
+    /// Its tenant, or its link, has as many addresses as it may have.
+    #[error("an enclave has its share of the DHCP addresses")]
+    Share,
 }
 
 /// What a client wants.

@@ -1,7 +1,7 @@
 //! The server's answers to each kind of message (RFC 2131 section 4.3).
 
 use super::{
-    DhcpConfig, DhcpConfigError, DhcpCounters, DhcpDrop, LEASES_MAX,
+    Client, DhcpConfig, DhcpConfigError, DhcpCounters, DhcpDrop, LEASES_MAX,
     message::{Kind, Request},
     pool::Pool,
 };
@@ -33,6 +33,8 @@ pub struct DhcpReply {
     pub mac: [u8; 6],
     /// Whether it gives `yiaddr` to the client, from now on.
     pub lease: bool,
+    /// Whether it tells the client that it cannot have what it asked for.
+    pub refused: bool,
     /// Everybody on the link must get it: the client said that it cannot receive otherwise, or it is a refusal, whose client
     /// may have no address to receive at.
     pub broadcast: bool,
@@ -83,26 +85,48 @@ impl Dhcp {
         }
     }
 
-    /// Takes the payload of a datagram that was sent to the gateway's, or to everybody's, port 67.
+    /// A link is gone: its leases end after a while, unless their clients are heard of again.
+    pub fn detach(&mut self, link: u64) {
+        self.pool.detach(link);
+    }
+
+    /// `client` uses `address` on a link of its own from now on, without having asked.
+    pub fn moved(&mut self, now: Instant, client: &Client<'_>, mac: [u8; 6], address: Ipv4Addr) {
+        self.pool.moved(now, client, mac, address);
+    }
+
+    /// The address that a message asks for.
+    #[must_use]
+    pub fn asked_for(payload: &[u8]) -> Option<Ipv4Addr> {
+        let request = Request::parse(payload).ok()?;
+        request.requested.or(request.ciaddr)
+    }
+
+    /// Takes the payload of a datagram that `client` has sent to the gateway's, or to everybody's, port 67.
     ///
     /// # Errors
     /// [`DhcpDrop`] if nothing could be done with it; it is counted. `Ok(None)` is a message that needs no answer.
-    pub fn handle(&mut self, now: Instant, payload: &[u8]) -> Result<Option<DhcpReply>, DhcpDrop> {
-        let reply = Request::parse(payload).and_then(|request| self.answer(now, &request));
+    pub fn handle(&mut self, now: Instant, client: &Client<'_>, payload: &[u8]) -> Result<Option<DhcpReply>, DhcpDrop> {
+        let reply = Request::parse(payload).and_then(|request| self.answer(now, client, &request));
         if let Err(drop) = reply {
             self.counters.count(drop);
         }
         reply
     }
 
-    fn answer(&mut self, now: Instant, request: &Request<'_>) -> Result<Option<DhcpReply>, DhcpDrop> {
+    fn answer(
+        &mut self,
+        now: Instant,
+        client: &Client<'_>,
+        request: &Request<'_>,
+    ) -> Result<Option<DhcpReply>, DhcpDrop> {
         match request.kind {
             Kind::Discover => {
-                let address = self.pool.offer(now, request.mac, request.requested).ok_or(DhcpDrop::Exhausted)?;
+                let address = self.pool.offer(now, client, request.mac, request.requested)?;
                 self.counters.offers += 1;
                 self.reply(request, MessageType::Offer, address).map(Some)
             }
-            Kind::Request => self.request(now, request),
+            Kind::Request => self.request(now, client, request),
             Kind::Inform => {
                 // It is sent to an address, which therefore has to be one of ours.
                 let address = request.ciaddr.ok_or(DhcpDrop::Malformed)?;
@@ -129,14 +153,19 @@ impl Dhcp {
         }
     }
 
-    fn request(&mut self, now: Instant, request: &Request<'_>) -> Result<Option<DhcpReply>, DhcpDrop> {
+    fn request(
+        &mut self,
+        now: Instant,
+        client: &Client<'_>,
+        request: &Request<'_>,
+    ) -> Result<Option<DhcpReply>, DhcpDrop> {
         if !self.is_ours(request) {
             self.pool.withdraw(request.mac);
             return Ok(None);
         }
         // Option 50 in the states SELECTING and INIT-REBOOT, ciaddr in RENEWING and REBINDING (RFC 2131 table 4).
         let address = request.requested.or(request.ciaddr).ok_or(DhcpDrop::Malformed)?;
-        if self.pool.bind(now, request.mac, address, now + self.config.lease_time) {
+        if self.pool.bind(now, client, request.mac, address, now + self.config.lease_time)? {
             self.counters.acks += 1;
             self.reply(request, MessageType::Ack, address).map(Some)
         } else {
@@ -173,7 +202,7 @@ impl Dhcp {
         let broadcast = nak || (ciaddr.is_none() && request.broadcast);
         let to = if broadcast { Ipv4Addr::BROADCAST } else { ciaddr.unwrap_or(yiaddr) };
         let lease = kind == MessageType::Ack && !yiaddr.is_unspecified();
-        Ok(DhcpReply { payload, yiaddr, to, mac: request.mac, lease, broadcast })
+        Ok(DhcpReply { payload, yiaddr, to, mac: request.mac, lease, refused: nak, broadcast })
     }
 }
 

@@ -47,6 +47,11 @@ impl Gateway {
 
     /// A session's datagram goes to its guest.
     pub(super) fn answer(&mut self, to: (PortId, [u8; 6]), key: &SessionKey, payload: &[u8]) {
+        // However much the world sends, the gateway can still say where it is.
+        if self.ports.get(to.0).is_some_and(|port| port.queue.room() < LAST + payload.len()) {
+            self.counters.link_full += 1;
+            return;
+        }
         match key.kind {
             Kind::Udp => self.send_udp(to, key.remote, key.guest, payload),
             Kind::Ping => {
@@ -242,11 +247,27 @@ impl Gateway {
             self.counters.spoofed += 1;
             return;
         }
+        // A twin asks for what its double has, and changes nothing.
+        let home = self.switch.find(mac).unwrap_or(port);
+        let Self { pins, neighbours, ports, dhcp, .. } = self;
+        let may_have = |address: Ipv4Addr| packets::may_have(pins, neighbours, ports, now, (home, mac), address.into());
+        let pinned = ports.get(home).and_then(|home| {
+            // One that another station of the tenant has is that one's.
+            let free = |address: &Ipv4Addr| neighbours.find((*address).into()).is_none_or(|there| there.mac == mac);
+            pins.of(home.tenant, mac).find(free)
+        });
+        let reply = dhcp.handle(now, &packets::client(ports, home, pinned, &may_have), data);
         // What is dropped is counted there.
-        let Ok(Some(reply)) = self.dhcp.handle(now, data) else { return };
+        let Ok(Some(reply)) = reply else { return };
+        if let Some(address) = Dhcp::asked_for(data).filter(|_| reply.refused)
+            && self.is_guest(address.into())
+            && !self.may_have(now, (port, mac), address.into())
+        {
+            self.duplicate(now, port, Station::Ip(address.into()));
+        }
         // Only the link that asked: an answer to all would tell other enclaves, which may well use the same number.
         let to = if reply.broadcast { BROADCAST } else { reply.mac };
-        if reply.lease && self.is_guest(reply.yiaddr.into()) && self.switch.find(now, mac) == Some(port) {
+        if reply.lease && self.is_guest(reply.yiaddr.into()) && self.switch.find(mac) == Some(port) {
             self.found(now, (port, mac), reply.yiaddr.into(), true);
         }
         let gateway = self.config.gateway.into();
@@ -259,7 +280,7 @@ impl Gateway {
         if data.get(28..34) != Some(&mac[..]) {
             return false;
         }
-        match self.switch.find(now, mac) {
+        match self.switch.find(mac) {
             Some(home) if home == port => true,
             Some(_) => self.dhcp.changes_nothing(now, mac, data),
             None => false,

@@ -37,7 +37,7 @@ impl Gateway {
         let (destination, payload) = frame.split_at(ETHERNET);
         let group = destination[0] & 1 == 1;
         let station = destination.first_chunk::<6>().filter(|_| !group);
-        let to = station.and_then(|station| self.switch.find(now, *station));
+        let to = station.and_then(|station| self.switch.find(*station));
         let passing = if own { self.may_pass(now, (port, mac), to, payload) } else { Passing::Kept };
         // Whoever serves other enclaves, and them alone, is known by this: else its address would be anybody's. It was
         // judged to be the sender's, or nobody's yet, so this is not refused.
@@ -48,14 +48,16 @@ impl Gateway {
             }
         }
         if group {
-            if let Passing::Pass | Passing::Speaks(..) = passing {
+            if let Passing::Pass | Passing::Speaks(..) = passing
+                && self.may_flood(now, port)
+            {
                 self.flood(port, frame);
             }
             // What is wrong with it is counted there.
             return self.handle_ipv6(now, (port, mac), payload);
         }
         match (passing, station) {
-            (Passing::Pass | Passing::Speaks(..), Some(destination)) => self.forward(now, port, *destination, frame),
+            (Passing::Pass | Passing::Speaks(..), Some(destination)) => self.forward(port, *destination, frame),
             (Passing::Lie, _) => self.counters.spoofed += 1,
             (Passing::Unknown, _) => self.counters.unsupported += 1,
             (Passing::Pass | Passing::Speaks(..) | Passing::Kept, _) => {}
@@ -71,9 +73,8 @@ impl Gateway {
     /// two enclaves with one address each reaches the world, and the first one others, as with IPv4.
     fn may_pass(&self, now: Instant, (port, mac): (PortId, [u8; 6]), to: Option<PortId>, bytes: &[u8]) -> Passing {
         let (Some(network), Some(chain)) = (&self.network6, wire::chain(bytes)) else { return Passing::Unknown };
-        let may_have = |address: Ipv6Addr| {
-            network.is_neighbour(address) && !self.neighbours.is_elsewhere(&self.ports, address.into(), port)
-        };
+        let may_have =
+            |address: Ipv6Addr| network.is_neighbour(address) && self.may_have(now, (port, mac), address.into());
         let from_nobody = chain.source.is_unspecified();
         if !from_nobody && !may_have(chain.source) {
             return Passing::Lie;
@@ -135,6 +136,11 @@ impl Gateway {
         let stays = chain.destination.is_multicast() || network.is_own(chain.destination);
         if !(from_nobody || network.is_guest(chain.source) || (stays && network.is_neighbour(chain.source))) {
             self.counters.spoofed += 1;
+            return Handled::Done;
+        }
+        if !from_nobody && !self.may_use(from, chain.source.into()) {
+            self.counters.spoofed += 1;
+            self.duplicate(now, from.0, Station::Ip(chain.source.into()));
             return Handled::Done;
         }
         self.speaks_ipv6(now, from.0);

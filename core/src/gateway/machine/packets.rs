@@ -45,10 +45,9 @@ impl Gateway {
 
     /// Whether a frame for other enclaves comes from an address that may be its sender's: not the gateway's, nor that of
     /// a guest on another link.
-    pub(super) fn is_honest(&self, port: PortId, source: [u8; 6], frame: &[u8]) -> bool {
+    pub(super) fn is_honest(&self, now: Instant, port: PortId, source: [u8; 6], frame: &[u8]) -> bool {
         let payload = &frame[ETHERNET..];
-        let may_have =
-            |address: IpAddr| self.is_guest(address) && !self.neighbours.is_elsewhere(&self.ports, address, port);
+        let may_have = |address: IpAddr| self.is_guest(address) && self.may_have(now, (port, source), address);
         let address = match [frame[12], frame[13]] {
             wire::ETHERTYPE_ARP => match parse_arp(payload) {
                 Some(arp) if arp.sender.0 == source => IpAddr::V4(arp.sender.1),
@@ -70,6 +69,37 @@ impl Gateway {
         address.is_unspecified() || may_have(address)
     }
 
+    /// Whether a guest's address may be that of a station: nobody else has it, and it is not fixed whose it is.
+    pub(super) fn may_have(&self, now: Instant, from: (PortId, [u8; 6]), address: IpAddr) -> bool {
+        may_have(&self.pins, &self.neighbours, &self.ports, now, from, address)
+    }
+
+    /// Whether a station may send as `address`. Of two with one address each may, and is answered by its link; but not where
+    /// the operator says whose it is.
+    pub(super) fn may_use(&self, from: (PortId, [u8; 6]), address: IpAddr) -> bool {
+        may_use(&self.pins, &self.ports, from, address)
+    }
+
+    /// A station would like to have what another one has.
+    pub(super) fn duplicate(&mut self, now: Instant, port: PortId, address: Station) {
+        let owner = match address {
+            Station::Ip(address) => self.neighbours.owner(address),
+            Station::Mac(mac) => self.switch.find(mac),
+        };
+        let Some(holder) = self.ports.holder(port) else { return };
+        let duplicate = Duplicate { address, owner, claimant: port };
+        self.counters.duplicates += u64::from(self.duplicates.note(now, holder, duplicate));
+    }
+
+    /// The same of a hardware address, with which frames may come in any number.
+    #[cold]
+    pub(super) fn duplicate_mac(&mut self, now: Instant, port: PortId, mac: [u8; 6]) {
+        let Some(known) = self.ports.get_mut(port).map(|port| port.twin.replace(mac)) else { return };
+        if known != Some(mac) {
+            self.duplicate(now, port, Station::Mac(mac));
+        }
+    }
+
     /// Whether the gateway answers for an address.
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
         self.is_gateway(address) || self.is_host(address)
@@ -86,25 +116,35 @@ impl Gateway {
     pub(super) fn flood(&mut self, from: PortId, frame: &[u8]) {
         let others: Vec<PortId> = self.ports.iter().map(|(id, _)| id).filter(|id| *id != from).collect();
         for id in others {
-            self.pass_on(id, frame);
+            self.pass_on(from, id, frame);
         }
     }
 
-    pub(super) fn forward(&mut self, now: Instant, from: PortId, destination: [u8; 6], frame: &[u8]) {
-        match self.switch.find(now, destination) {
-            Some(to) if to != from => self.pass_on(to, frame),
+    /// Whether a link may send one more frame to everybody.
+    pub(super) fn may_flood(&mut self, now: Instant, from: PortId) -> bool {
+        let may = self.ports.holder(from).is_some_and(|holder| self.floods.may(now, holder));
+        self.counters.flood += u64::from(!may);
+        may
+    }
+
+    pub(super) fn forward(&mut self, from: PortId, destination: [u8; 6], frame: &[u8]) {
+        match self.switch.find(destination) {
+            Some(to) if to != from => self.pass_on(from, to, frame),
             // Two stations behind one link are that link's affair.
             Some(_) | None => self.counters.unknown_destination += 1,
         }
     }
 
-    pub(super) fn pass_on(&mut self, to: PortId, frame: &[u8]) {
-        match self.ports.slot(to, frame.len()) {
+    /// Queues a frame of one enclave for another one, if that one's share for others has room.
+    fn pass_on(&mut self, from: PortId, to: PortId, frame: &[u8]) {
+        let Some(holder) = self.ports.holder(from) else { return };
+        match self.ports.slot_from(holder, to, frame.len()) {
             Some(slot) => {
                 slot.copy_from_slice(frame);
+                self.ports.passed_on(to);
                 self.counters.switched += 1;
             }
-            None => self.counters.link_full += 1,
+            None => self.counters.share_full += 1,
         }
     }
 
@@ -147,11 +187,20 @@ impl Gateway {
 
     /// A guest is where it says, or has just got its address.
     pub(super) fn found(&mut self, now: Instant, (port, mac): (PortId, [u8; 6]), address: IpAddr, leased: bool) {
-        let learned = self.neighbours.learn(now, &self.ports, address, Neighbour { port, mac }, leased);
-        let Ok(waiters) = learned else {
-            self.counters.spoofed += 1;
-            return;
+        let learned = if self.may_use((port, mac), address) {
+            self.neighbours.learn(now, &self.ports, address, Neighbour { port, mac }, leased)
+        } else {
+            Err(Spoofed)
         };
+        let Ok(Claimed { waiters, moved, full }) = learned else {
+            self.counters.spoofed += 1;
+            return self.duplicate(now, port, Station::Ip(address));
+        };
+        self.counters.addresses_full += u64::from(full);
+        if let (true, IpAddr::V4(address)) = (moved, address) {
+            let client = client(&self.ports, port, None, &|_| true);
+            self.dhcp.moved(now, &client, mac, address);
+        }
         let Some(tenant) = self.ports.get(port).map(|port| port.tenant) else { return };
         self.tcp.moved(tenant, address, (port, mac));
         for waiter in waiters {
@@ -178,6 +227,11 @@ impl Gateway {
         let asks_for_an_address = ip.source.is_unspecified() && ip.protocol == wire::PROTO_UDP;
         if !self.is_guest(ip.source) && !asks_for_an_address {
             self.counters.spoofed += 1;
+            return Handled::Done;
+        }
+        if !self.may_use(from, ip.source) {
+            self.counters.spoofed += 1;
+            self.duplicate(now, from.0, Station::Ip(ip.source));
             return Handled::Done;
         }
         if !ip.fragment {
@@ -302,6 +356,35 @@ impl Gateway {
             Verdict::Deny(_) => Err(NoTarget::Denied),
         }
     }
+}
+
+/// See [`Gateway::may_use`].
+fn may_use(pins: &Pins, ports: &Ports, (port, mac): (PortId, [u8; 6]), address: IpAddr) -> bool {
+    pins.is_empty() || ports.get(port).is_some_and(|port| pins.may_use(address, port.tenant, mac))
+}
+
+/// See [`Gateway::may_have`].
+pub(super) fn may_have(
+    pins: &Pins,
+    neighbours: &Neighbours,
+    ports: &Ports,
+    now: Instant,
+    from: (PortId, [u8; 6]),
+    address: IpAddr,
+) -> bool {
+    may_use(pins, ports, from, address) && !neighbours.is_elsewhere(now, ports, address, from.0)
+}
+
+/// The station on a link, as a client of the DHCP server.
+pub(super) fn client<'a>(
+    ports: &Ports,
+    port: PortId,
+    pinned: Option<Ipv4Addr>,
+    may_have: &'a dyn Fn(Ipv4Addr) -> bool,
+) -> dhcp::Client<'a> {
+    let tenant = ports.get(port).map_or(NOBODY, |port| port.tenant);
+    let holder = if tenant < ANONYMOUS { 0 } else { port.to_u64() };
+    dhcp::Client { tenant, holder, link: port.to_u64(), pinned, may_have }
 }
 
 /// Whether an IPv4 packet is DHCP, of which there is one server here; of fragments, the first has the ports.

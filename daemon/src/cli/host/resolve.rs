@@ -3,15 +3,19 @@
 use super::{Args, SshPort, publish::Publish, yaml};
 use crate::{
     errors::Error,
-    host::config::{Config, DEVICE_MAC, Limits, Listeners, MAX_MTU, MIN_MTU, Network, Pcap, SUBNET},
+    host::{
+        config::{Config, DEVICE_MAC, Limits, Listeners, MAX_MTU, MIN_MTU, Network, Pcap, SUBNET},
+        pin::Pinned,
+    },
 };
-use nitrotap_core::gateway::policy::PolicyConfig;
+use nitrotap_core::{gateway::policy::PolicyConfig, link::MacAddr};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read as _,
     net::Ipv4Addr,
     path::Path,
+    time::Duration,
 };
 use yaml::Settings;
 
@@ -32,7 +36,7 @@ pub(super) fn read_file(path: &Path) -> Result<Settings, Error> {
 pub(super) fn config(args: Args, settings: Option<Settings>, activated: bool) -> Result<Config, Error> {
     let from_file = settings.is_some();
     let file = settings.unwrap_or_default();
-    let (network, host_loopback) = network(&args, &file, from_file)?;
+    let (mut network, host_loopback) = network(&args, &file, from_file)?;
 
     let mut forwards = file.forwards;
     let ssh = match args.ports.ssh_port {
@@ -60,6 +64,16 @@ pub(super) fn config(args: Args, settings: Option<Settings>, activated: bool) ->
     if let Some(twice) = links.iter().chain(&qemu).chain(&bess).chain(&services).find(|url| !seen.insert(*url)) {
         return Err(Error::usage(format!("{twice} is given for two listeners; give each its own address")));
     }
+    let listeners = Listeners {
+        links,
+        qemu,
+        bess,
+        services,
+        services_on_links: args.services_on_listeners,
+        guest_services: args.guest_services,
+        socket_mode: args.socket_mode,
+    };
+    pin(&mut network, &listeners, args.network.pin, &args.network.static_lease)?;
     let limits = Limits {
         max_flows: args.limits.max_flows,
         max_flows_per_enclave: args.limits.max_flows_per_enclave,
@@ -71,15 +85,7 @@ pub(super) fn config(args: Args, settings: Option<Settings>, activated: bool) ->
         memory: args.limits.memory,
     };
     Ok(Config {
-        listeners: Listeners {
-            links,
-            qemu,
-            bess,
-            services,
-            services_on_links: args.services_on_listeners,
-            guest_services: args.guest_services,
-            socket_mode: args.socket_mode,
-        },
+        listeners,
         network,
         policy: PolicyConfig {
             allow: args.policy.allow,
@@ -95,6 +101,32 @@ pub(super) fn config(args: Args, settings: Option<Settings>, activated: bool) ->
         metrics: args.metrics,
         pid_file: args.pid_file.or(file.pid_file),
     })
+}
+
+/// Whose addresses are fixed. The gateway looks at the addresses themselves.
+fn pin(
+    network: &mut Network,
+    listeners: &Listeners,
+    pins: Vec<Pinned>,
+    leases: &[(Ipv4Addr, MacAddr)],
+) -> Result<(), Error> {
+    for pin in &pins {
+        if pin.resolve(listeners).is_none() {
+            return Err(Error::usage(format!(
+                "--pin {}={}: no listener for links has this URL; write it as --listen has it",
+                pin.owner, pin.address
+            )));
+        }
+        let other = leases.iter().find(|(ip, mac)| *ip == pin.address && pin.mac != Some(mac.0));
+        if let Some((ip, mac)) = other {
+            return Err(Error::usage(format!(
+                "--static-lease {ip}={mac} and --pin {}={ip} are about one address; write --pin {}={ip},{mac} alone",
+                pin.owner, pin.owner
+            )));
+        }
+    }
+    network.pins = pins;
+    Ok(())
 }
 
 /// The network, and whether guests may reach this host's loopback.
@@ -152,6 +184,7 @@ fn network(args: &Args, file: &Settings, from_file: bool) -> Result<(Network, bo
     } else {
         (network.default_zones(), None)
     };
+    network.keep_address = Duration::from_secs(flags.keep_address.into());
     network.check().map_err(Error::usage)?;
     Ok((network, named || args.policy.allow_host_loopback))
 }

@@ -61,6 +61,30 @@ fn ipv6_is_there_if_it_is_asked_for() {
 }
 
 #[test]
+fn an_address_is_pinned_to_a_cid_or_to_a_listener() {
+    use crate::host::pin::Owner;
+    let both = "--listen vsock://:1024 --listen unix:///run/a.sock --listen-qemu unix:///run/q.sock";
+    let config =
+        parse(&format!("{both} --pin 16=192.168.127.2 --pin unix:///run/q.sock=192.168.127.3,02:00:00:00:00:01"))
+            .unwrap();
+    assert_eq!(config.network.pins[0].owner, Owner::Cid(16));
+    let tenants: Vec<u32> =
+        config.network.pins.iter().map(|pin| pin.resolve(&config.listeners).unwrap().tenant).collect();
+    assert_eq!(tenants, [16, 0x8000_0002], "the third listener");
+    assert_eq!(config.network.keep_address.as_secs(), 30);
+    assert_eq!(parse(&format!("{both} --keep-address 5")).unwrap().network.keep_address.as_secs(), 5);
+    for (flags, error) in [
+        ("--pin unix:///run/other.sock=192.168.127.2", "no listener for links has this URL"),
+        ("--pin 16=192.168.127.7 --static-lease 192.168.127.7=02:00:00:00:00:07", "write --pin 16=192.168.127.7,"),
+        ("--pin 16", "expected CID=IP"),
+        ("--keep-address 86401", "86400"),
+    ] {
+        let said = parse(&format!("{both} {flags}")).unwrap_err();
+        assert!(said.contains(error), "{said}");
+    }
+}
+
+#[test]
 fn every_flag_arrives() {
     let config = parse(
         "--listen unix:///run/l.sock --listen vsock://3:1024 --listen-qemu tcp://127.0.0.1:1 --listen-bess unixpacket:///b \

@@ -4,7 +4,7 @@ use super::{Source, Worker, is_shortage};
 use crate::host::control::{Attach, LinkKind};
 use nitrotap_core::{
     frame::{Decoder, Framing},
-    gateway::{ANONYMOUS, Handled, PortId, turns},
+    gateway::{ANONYMOUS, Ended, Handled, PortId, turns},
     time::Instant,
 };
 use rustix::{
@@ -46,6 +46,13 @@ const MESSAGES_TURN: usize = 256;
 /// What the kernel should hold for a stream in each direction: enough that it is never the stream that is waited for.
 const SOCKET_BUFFER: usize = 1 << 20;
 
+impl Link {
+    /// Who is there, for the log.
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
+    }
+}
+
 impl Worker {
     pub(super) fn attach(&mut self, now: Instant, attach: Attach) {
         let Attach { stream, kind, tenant, peer, received, ended } = attach;
@@ -53,9 +60,11 @@ impl Worker {
             LinkKind::Stream(framing) => Some(framing),
             LinkKind::Messages => None,
         };
-        let Some(port) = self.gateway.attach(tenant, framing) else {
+        let attached = self.gateway.attach(tenant, framing);
+        self.end_links();
+        let Some(port) = attached else {
             self.counters.refused_links += 1;
-            seldom!(WARN, tenant, "there are too many links, or no memory for one more; this one is closed", %peer);
+            seldom!(WARN, tenant, "there are too many links, or too many of this enclave, or no memory for one more; this one is closed", %peer);
             return;
         };
         // Where the kernel does not want that much it takes what it wants.
@@ -193,6 +202,10 @@ impl Worker {
             link.unfinished = !finished;
             self.turns.spend(link.tenant, work);
         }
+        // What it has for other links goes out before there is more: their share for that is small.
+        while let Some(crowded) = self.gateway.poll_crowded() {
+            self.write_link(now, crowded);
+        }
         finished
     }
 
@@ -315,6 +328,19 @@ impl Worker {
                 }
                 Err(errno) => return self.link_lost(port, &errno.to_string()),
             }
+        }
+    }
+
+    /// Closes what the gateway has ended.
+    pub(super) fn end_links(&mut self) {
+        while let Some((port, why)) = self.gateway.poll_ended() {
+            self.link_lost(
+                port,
+                match why {
+                    Ended::Mute => "no frame has come since it began",
+                    Ended::Crowded => "there is no room for more links, and its enclave or listener has most of them",
+                },
+            );
         }
     }
 

@@ -220,7 +220,7 @@ fn tenants_are_the_cid_or_the_listener() {
 fn one_enclave_cannot_take_all_the_seats() {
     let seats = Seats::default();
     let peer = |cid| Peer::Vsock { cid, port: 1 };
-    let mut taken: Vec<_> = (0..MAX_HANDSHAKES_PER_CID).map(|_| seats.take(peer(16)).unwrap()).collect();
+    let mut taken: Vec<_> = (0..MAX_HANDSHAKES_PER_PEER).map(|_| seats.take(peer(16)).unwrap()).collect();
     assert!(seats.take(peer(16)).is_none());
     assert!(seats.take(peer(17)).is_some());
     taken.pop();

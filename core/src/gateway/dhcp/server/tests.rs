@@ -6,12 +6,14 @@ use dhcproto::{
     v4::{Message, OptionCode},
 };
 use quickcheck::QuickCheck;
+use std::collections::BTreeSet;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 254);
 const FIXED: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
 const FIXED_MAC: [u8; 6] = [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xee];
 const LEASE: Duration = Duration::from_secs(3600);
+const KEEP: Duration = Duration::from_secs(30);
 /// Host addresses of a /24 without gateway, host and the static lease.
 const ADDRESSES: usize = 251;
 
@@ -26,6 +28,8 @@ fn config() -> DhcpConfig {
         search: Vec::new(),
         static_leases: BTreeMap::from([(FIXED, FIXED_MAC)]),
         lease_time: LEASE,
+        pinned: BTreeSet::new(),
+        keep_address: KEEP,
     }
 }
 
@@ -98,6 +102,12 @@ const INFORM: u8 = 8;
 struct Bench {
     dhcp: Dhcp,
     now: Instant,
+    tenant: Option<u32>,
+    /// Holder and link.
+    link: Option<(u64, u64)>,
+    pinned: Option<Ipv4Addr>,
+    /// What live links have.
+    taken: BTreeSet<Ipv4Addr>,
 }
 
 impl Bench {
@@ -106,12 +116,24 @@ impl Bench {
     }
 
     fn of(config: DhcpConfig) -> Self {
-        Self { dhcp: Dhcp::new(config).expect("a config"), now: Instant::ZERO }
+        let dhcp = Dhcp::new(config).expect("a config");
+        Self { dhcp, now: Instant::ZERO, tenant: None, link: None, pinned: None, taken: BTreeSet::new() }
     }
 
     fn send(&mut self, client: &Client) -> Result<Option<(DhcpReply, Message)>, DhcpDrop> {
-        let reply = self.dhcp.handle(self.now, &client.bytes())?;
-        self.dhcp.pool.check(ADDRESSES);
+        // Everybody is a machine of its own, unless told otherwise.
+        let tenant = self.tenant.unwrap_or_else(|| u32::from_be_bytes(*client.mac.last_chunk().expect("six bytes")));
+        let taken = &self.taken;
+        let who = super::Client {
+            tenant,
+            holder: self.link.map_or(0, |(holder, _)| holder),
+            link: self.link.map_or_else(|| tenant.into(), |(_, link)| link),
+            pinned: self.pinned,
+            may_have: &|address| !taken.contains(&address),
+        };
+        let reply = self.dhcp.handle(self.now, &who, &client.bytes());
+        self.dhcp.pool.check(ADDRESSES - self.dhcp.config.pinned.len());
+        let reply = reply?;
         Ok(reply.map(|reply| {
             let message = Message::from_bytes(&reply.payload).expect("replies parse");
             assert_eq!(message.xid(), 0xcafe_babe);
@@ -365,7 +387,8 @@ fn what_is_no_request_of_an_ethernet_client_is_dropped_and_counted() {
         (client(mac(1), REQUEST).bytes(), DhcpDrop::Malformed),
         (client(mac(1), REQUEST).option(50, &[1, 2, 3]).bytes(), DhcpDrop::Malformed),
     ] {
-        assert_eq!(bench.dhcp.handle(bench.now, &bytes), Err(drop), "{bytes:?}");
+        let who = super::Client { tenant: 1, holder: 0, link: 1, pinned: None, may_have: &|_| true };
+        assert_eq!(bench.dhcp.handle(bench.now, &who, &bytes), Err(drop), "{bytes:?}");
     }
     let counters = bench.dhcp.counters();
     assert_eq!((counters.dropped_malformed, counters.dropped_hardware), (7, 4));
@@ -391,6 +414,140 @@ fn a_configuration_without_sense_is_refused() {
 fn a_large_subnet_is_used_in_part() {
     let large = DhcpConfig { subnet: "192.0.0.0/8".parse().expect("a subnet"), ..config() };
     Dhcp::new(large).expect("a config").pool.check(LEASES_MAX);
+}
+
+/// In every state of a client (RFC 2131 section 4.3.2), and for the address that is set aside for it.
+#[test]
+fn what_a_live_link_has_is_leased_to_nobody() {
+    let mut bench = Bench::new();
+    for (mac, address) in [(mac(1), ip(77)), (FIXED_MAC, FIXED)] {
+        bench.taken = BTreeSet::from([address, ip(3)]);
+        for request in [
+            client(mac, REQUEST).wants(address),
+            client(mac, REQUEST).wants(address).of(GATEWAY),
+            client(mac, REQUEST).has(address),
+            client(mac, REQUEST).has(address).of(GATEWAY),
+        ] {
+            assert_eq!(bench.kind_of(&request), NAK);
+        }
+        let offer = bench.kind_of(&client(mac, DISCOVER).wants(address));
+        assert!(matches!(offer, Some((MessageType::Offer, other)) if other != address && other != ip(3)), "{offer:?}");
+        // What it was not given it can neither give back nor find fault with.
+        bench.kind_of(&client(mac, DECLINE).wants(address).of(GATEWAY));
+        bench.kind_of(&client(mac, RELEASE).has(address).of(GATEWAY));
+        bench.taken.clear();
+        assert_eq!(bench.kind_of(&client(mac, REQUEST).wants(address)), Some((MessageType::Ack, address)));
+    }
+    assert_eq!((bench.dhcp.counters().declines, bench.dhcp.counters().releases), (0, 0));
+}
+
+#[test]
+fn a_lease_whose_address_somebody_uses_is_exchanged_for_another() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.lease(mac(1)), ip(3));
+    bench.taken.insert(ip(3));
+    assert_eq!(bench.kind_of(&client(mac(1), REQUEST).has(ip(3))), NAK);
+    assert_eq!(bench.lease(mac(1)), ip(4));
+}
+
+#[test]
+fn a_pinned_address_is_for_its_owner_whatever_it_asks_for() {
+    let mut bench = Bench::of(DhcpConfig { pinned: BTreeSet::from([ip(50)]), ..config() });
+    assert_eq!(bench.kind_of(&client(mac(1), REQUEST).wants(ip(50))), NAK);
+    assert_ne!(bench.kind_of(&client(mac(1), DISCOVER).wants(ip(50))), Some((MessageType::Offer, ip(50))));
+    bench.pinned = Some(ip(50));
+    assert_eq!(bench.kind_of(&client(mac(2), REQUEST).wants(ip(60))), NAK);
+    assert_eq!(bench.kind_of(&client(mac(2), DISCOVER).wants(ip(60))), Some((MessageType::Offer, ip(50))));
+    assert_eq!(bench.dhcp.leases(bench.now).get(&ip(50)), None);
+    assert_eq!(bench.kind_of(&client(mac(2), REQUEST).wants(ip(50))), Some((MessageType::Ack, ip(50))));
+    assert_eq!(bench.dhcp.leases(bench.now).get(&ip(50)), Some(&mac(2)));
+    assert_eq!(bench.kind_of(&client(mac(2), DECLINE).wants(ip(50)).of(GATEWAY)), None);
+    assert_eq!(bench.lease(mac(2)), ip(50), "it stays its owner's");
+    bench.pass(LEASE);
+    assert_eq!(bench.dhcp.leases(bench.now).get(&ip(50)), None);
+}
+
+/// By offers, leases and declined addresses; on one link, and on one after the other.
+#[test]
+fn whatever_one_tenant_does_another_one_gets_an_address() {
+    for tenant in [1, 0x8000_0000_u32] {
+        for games in [&[DISCOVER][..], &[DISCOVER, REQUEST], &[DISCOVER, REQUEST, DECLINE], &[REQUEST]] {
+            for seconds in [0, 60] {
+                let mut bench = Bench::new();
+                let mut got = BTreeSet::new();
+                for link in 0..40_u64 {
+                    bench.tenant = Some(tenant);
+                    bench.link = Some((if tenant == 1 { 0 } else { link }, link));
+                    for n in 0..64_u16 {
+                        let mac = mac(link as u16 * 64 + n);
+                        let mut address = ip(3 + ((link * 64 + u64::from(n)) % 251) as u8);
+                        for kind in games {
+                            let message = client(mac, *kind).wants(address).of(GATEWAY);
+                            if let Ok(Some((reply, _))) = bench.send(&message)
+                                && !reply.refused
+                            {
+                                address = reply.yiaddr;
+                                got.insert(address);
+                            }
+                        }
+                    }
+                    let held = bench.dhcp.pool.held();
+                    assert!(held <= if tenant == 1 { 62 } else { 189 }, "{held} are held");
+                    bench.dhcp.detach(link);
+                    bench.pass(Duration::from_secs(seconds));
+                }
+                assert!(got.len() >= 62);
+                (bench.tenant, bench.link) = (Some(7), None);
+                bench.lease(mac(9999));
+            }
+        }
+    }
+}
+
+#[test]
+fn when_few_are_left_they_are_for_those_who_have_none() {
+    let mut bench = Bench::new();
+    for tenant in 0..3 {
+        bench.tenant = Some(tenant);
+        for n in 0..62 {
+            bench.lease(mac(tenant as u16 * 100 + n));
+        }
+        assert_eq!(bench.send(&client(mac(999), DISCOVER)).err(), Some(DhcpDrop::Share));
+    }
+    for tenant in 3..60 {
+        bench.tenant = Some(tenant);
+        bench.lease(mac(1000 + tenant as u16));
+    }
+    bench.tenant = Some(59);
+    assert_eq!(bench.send(&client(mac(2000), DISCOVER)).err(), Some(DhcpDrop::Share));
+    assert!(bench.dhcp.counters().dropped_share >= 4);
+}
+
+#[test]
+fn the_leases_of_a_link_that_is_gone_end_soon_unless_their_clients_come_back() {
+    for back in [false, true] {
+        let mut bench = Bench::new();
+        (bench.tenant, bench.link) = (Some(1), Some((0, 1)));
+        assert_eq!((bench.lease(mac(1)), bench.lease(mac(2))), (ip(3), ip(4)));
+        bench.dhcp.detach(1);
+        (bench.tenant, bench.link) = (Some(2), Some((0, 2)));
+        assert_eq!(bench.lease(mac(9)), ip(5));
+        bench.pass(KEEP - Duration::from_secs(1));
+        assert_eq!(bench.kind_of(&client(mac(9), REQUEST).wants(ip(3))), NAK);
+        if back {
+            let who = super::Client { tenant: 1, holder: 0, link: 8, pinned: None, may_have: &|_| true };
+            bench.dhcp.moved(bench.now, &who, mac(1), ip(3));
+            // Not its own, and not its tenant's.
+            bench.dhcp.moved(bench.now, &who, mac(7), ip(4));
+            bench.dhcp.moved(bench.now, &super::Client { tenant: 2, ..who }, mac(2), ip(4));
+        }
+        bench.pass(Duration::from_secs(1));
+        let leases = bench.dhcp.leases(bench.now);
+        assert_eq!((leases.get(&ip(3)), leases.get(&ip(4))), (Some(&mac(1)).filter(|_| back), None));
+        // Its address is the first that a client gets who comes back late.
+        (bench.tenant, bench.link) = (Some(1), Some((0, 8)));
+        assert_eq!(bench.lease(mac(2)), ip(4));
+    }
 }
 
 /// Whatever few clients do in whatever order, no two of them hold one address.
