@@ -72,7 +72,8 @@ impl Foreign {
     /// Bytes have left the queue.
     pub(super) fn taken(&mut self, n: usize) {
         self.left += n as u64;
-        while let Some(Run { holder, weight, bytes, .. }) = self.runs.pop_front_if(|run| run.end <= self.left) {
+        while self.runs.front().is_some_and(|run| run.end <= self.left) {
+            let Some(Run { holder, weight, bytes, .. }) = self.runs.pop_front() else { break };
             self.weight -= weight;
             self.bytes -= bytes;
             if let Some(own) = self.of.get_mut(&holder) {
