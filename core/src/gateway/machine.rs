@@ -230,10 +230,15 @@ impl Gateway {
         if *destination == self.config.gateway_mac {
             return self.handle_local(now, port, *source, frame);
         }
+        let group = destination[0] & 1 == 1;
+        // Before anybody looks at it: a flood costs as little as can be.
+        if !group && self.is_share_full(port, *destination, frame.len()) {
+            self.counters.share_full += 1;
+            return Handled::Done;
+        }
         if self.network6.is_some() && [frame[12], frame[13]] == wire::ETHERTYPE_IPV6 {
             return self.handle_ipv6_frame(now, (port, *source), own, frame);
         }
-        let group = destination[0] & 1 == 1;
         if group && own && !self.may_flood(now, port) {
             // It is looked at no further than the gateway itself needs.
             return if *destination == BROADCAST {

@@ -76,7 +76,7 @@ impl TxQueue {
 
     /// The same for a frame of another enclave.
     pub(super) fn slot_from(&mut self, holder: Holder, len: usize) -> Option<&mut [u8]> {
-        if len + RESERVE > self.room() || !self.foreign.may_add(holder, len) {
+        if !self.takes_from(holder, len) {
             return None;
         }
         let before = self.room();
@@ -84,6 +84,11 @@ impl TxQueue {
         let (queued, end) = (LIMIT - self.room(), self.end);
         self.foreign.add(holder, before - self.room(), queued);
         Some(&mut self.buf[end - len..end])
+    }
+
+    /// Whether there is room for a frame of another enclave.
+    pub(super) fn takes_from(&self, holder: Holder, len: usize) -> bool {
+        len + RESERVE <= self.room() && self.foreign.may_add(holder, len)
     }
 
     /// Whether other enclaves have put so much in that it had better be written before they put in more.

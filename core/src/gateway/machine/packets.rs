@@ -135,6 +135,13 @@ impl Gateway {
         }
     }
 
+    /// Whether a frame for a station on another link would be dropped for want of room there.
+    pub(super) fn is_share_full(&self, from: PortId, destination: [u8; 6], len: usize) -> bool {
+        let Some(to) = self.switch.find(destination).filter(|to| *to != from) else { return false };
+        let (Some(holder), Some(to)) = (self.ports.holder(from), self.ports.get(to)) else { return false };
+        !to.queue.takes_from(holder, len)
+    }
+
     /// Queues a frame of one enclave for another one, if that one's share for others has room.
     fn pass_on(&mut self, from: PortId, to: PortId, frame: &[u8]) {
         let Some(holder) = self.ports.holder(from) else { return };
