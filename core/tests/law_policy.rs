@@ -1,13 +1,13 @@
 //! Laws of the egress policy over random rules and flows from a small world, so that they meet often.
 
 use nitrotap_core::{
-    gateway::policy::{Action, Policy, PolicyConfig, Proto, Reason, Rule, Verdict},
+    gateway::policy::{Action, HostAddresses, Policy, PolicyConfig, Proto, Reason, Rule, Verdict},
     time::Instant,
 };
 use quickcheck::{Arbitrary, Gen, QuickCheck, TestResult};
 use std::net::{IpAddr, Ipv6Addr};
 
-const ADDRESSES: [&str; 10] = [
+const ADDRESSES: [&str; 13] = [
     "10.0.0.1",
     "10.0.0.2",
     "10.0.1.1",
@@ -18,8 +18,13 @@ const ADDRESSES: [&str; 10] = [
     "2001:db8::2",
     "2001:db8:1::1",
     "fd00:ec2::254",
+    "10.0.1.9",
+    "2001:db8::9",
+    "169.254.169.253",
 ];
-const DESTINATIONS: [&str; 12] = [
+/// Two of them are the host's.
+const HOST: [&str; 2] = ["10.0.1.9/32", "2001:db8::9/128"];
+const DESTINATIONS: [&str; 15] = [
     "any",
     "10.0.0.1",
     "10.0.0.0/30",
@@ -32,6 +37,9 @@ const DESTINATIONS: [&str; 12] = [
     "[2001:db8::/32]",
     "[::/0]",
     "0.0.0.0/0",
+    "host",
+    "10.0.1.9",
+    "enclaves",
 ];
 
 #[derive(Clone, Debug)]
@@ -83,14 +91,27 @@ impl Arbitrary for Rules {
 }
 
 fn ask(config: &PolicyConfig, flow: Flow) -> Verdict {
-    let policy = Policy::new(config.clone()).expect("few rules, none by name");
+    let mut policy = Policy::new(config.clone()).expect("few rules, none by name");
+    policy.set_host(HOST.iter().map(|net| net.parse().expect("a network")).collect::<HostAddresses>());
     policy.verdict(Instant::ZERO, flow.proto, flow.addr, flow.port)
 }
 
 /// Whether a rule is about a flow that can be opened at all.
 fn matches(rule: &Rule, flow: Flow) -> bool {
-    let config = PolicyConfig { deny: vec![rule.clone()], imds: true, ..PolicyConfig::default() };
+    let allow = ["any", "host", "169.254.0.0/16"].map(|rule| rule.parse().expect("a rule")).into();
+    let config = PolicyConfig { allow, deny: vec![rule.clone()], imds: true, ..PolicyConfig::default() };
     ask(&config, flow) == Verdict::Deny(Reason::Rule)
+}
+
+/// Whether a flow is closed unless a rule or a flag is about its very destination.
+fn is_kept_closed(flow: Flow) -> bool {
+    matches!(ask(&PolicyConfig::default(), flow), Verdict::Deny(Reason::LinkLocal | Reason::Host))
+}
+
+/// Whether one allow rule alone opens such a flow.
+fn opens(rule: &Rule, flow: Flow, imds: bool) -> bool {
+    let config = PolicyConfig { allow: vec![rule.clone()], imds, ..PolicyConfig::default() };
+    ask(&config, flow) == Verdict::Allow
 }
 
 fn check<A: quickcheck::Testable>(law: A) {
@@ -132,8 +153,7 @@ fn the_order_of_rules_and_their_repetition_are_of_no_account() {
 fn what_no_rule_matches_gets_the_default() {
     fn law(rules: Rules, flow: Flow) -> TestResult {
         let config = &rules.config;
-        let link_local = ask(&PolicyConfig::default(), flow) == Verdict::Deny(Reason::LinkLocal);
-        let fixed = link_local || flow.addr.is_loopback();
+        let fixed = is_kept_closed(flow) || flow.addr.is_loopback();
         if fixed || config.allow.iter().chain(&config.deny).any(|rule| matches(rule, flow)) {
             return TestResult::discard();
         }
@@ -155,9 +175,10 @@ fn what_an_allow_rule_matches_is_open_unless_something_closes_it() {
         if !matches(&rule.0, flow) || config.deny.iter().any(|rule| matches(rule, flow)) {
             return TestResult::discard();
         }
-        config.allow.push(rule.0);
-        let link_local = ask(&PolicyConfig::default(), flow) == Verdict::Deny(Reason::LinkLocal);
-        TestResult::from_bool((ask(&config, flow) == Verdict::Allow) == (config.imds || !link_local))
+        config.allow.push(rule.0.clone());
+        // Its own rule among them, or another, or the flag.
+        let open = !is_kept_closed(flow) || config.allow.iter().any(|rule| opens(rule, flow, config.imds));
+        TestResult::from_bool((ask(&config, flow) == Verdict::Allow) == open)
     }
     check(law as fn(Rules, AnyRule, Flow) -> TestResult);
 }
@@ -190,6 +211,50 @@ fn an_ipv4_address_in_ipv6_clothes_is_judged_as_itself() {
                 .into_iter()
                 .all(|bits| ask(&rules.config, Flow { addr: Ipv6Addr::from_bits(bits).into(), ..flow }) == expected),
         )
+    }
+    check(law as fn(Rules, Flow) -> TestResult);
+}
+
+#[test]
+fn what_is_closed_as_ipv4_is_closed_in_the_clothes_of_tunnels() {
+    fn law(rules: Rules, flow: Flow, sub: u16) -> TestResult {
+        let IpAddr::V4(v4) = flow.addr else { return TestResult::discard() };
+        let Verdict::Deny(reason) = ask(&rules.config, flow) else { return TestResult::discard() };
+        if reason == Reason::Default {
+            return TestResult::discard();
+        }
+        let low = u128::from(v4.to_bits());
+        let (high, sub) = (low >> 16, u128::from(sub));
+        let forms = [
+            0x0064_ff9b_0001 << 80 | low,
+            0x0064_ff9b_0001 << 80 | high << 64 | (low & 0xffff) << 40,
+            0x2002 << 112 | low << 80 | sub,
+            0x2001 << 112 | low << 64 | sub,
+            0x2001 << 112 | 0x0808_0808 << 64 | !low & 0xffff_ffff,
+            0x2001_0db8 << 96 | sub << 64 | 0x5efe << 32 | low,
+            0x2001_0db8 << 96 | sub << 64 | 0x0200_5efe << 32 | low,
+        ];
+        TestResult::from_bool(
+            forms.into_iter().all(|bits| {
+                ask(&rules.config, Flow { addr: Ipv6Addr::from_bits(bits).into(), ..flow }) != Verdict::Allow
+            }),
+        )
+    }
+    check(law as fn(Rules, Flow, u16) -> TestResult);
+}
+
+#[test]
+fn a_control_socket_is_closed_whatever_is_allowed() {
+    fn law(rules: Rules, flow: Flow) -> TestResult {
+        let mut policy = Policy::new(rules.config).expect("few rules, none by name");
+        policy.set_host(HOST.iter().map(|net| net.parse().expect("a network")).collect::<HostAddresses>());
+        policy.set_control(vec![([0; 4], flow.port).into()]);
+        let own = HOST.iter().any(|net| net.split('/').next() == Some(&*flow.addr.to_string()));
+        if !own || flow.proto != Proto::Tcp {
+            return TestResult::discard();
+        }
+        let denied = Verdict::Deny(Reason::Control);
+        TestResult::from_bool(policy.verdict(Instant::ZERO, flow.proto, flow.addr, flow.port) == denied)
     }
     check(law as fn(Rules, Flow) -> TestResult);
 }

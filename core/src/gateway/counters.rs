@@ -93,6 +93,8 @@ crate::counters! {
         links_crowded: Counter "nitrotap_gateway_links_ended" { cause = "crowded" },
         /// Addresses that an enclave would like to have and another one has, each pair of them once.
         duplicates: Counter "nitrotap_gateway_duplicate_addresses" {},
+        /// Frames from one enclave to another, or to all, that rules do not let pass.
+        between_denied: Counter "nitrotap_gateway_between_denied" {},
     }
 }
 

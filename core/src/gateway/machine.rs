@@ -8,6 +8,7 @@
 //! one flush may, so that the driver sees to everybody else in between.
 //! Bounds: those of its parts. No call does more than a bounded amount of work, whatever its peers do.
 
+mod between;
 mod datagrams;
 mod flows;
 mod ipv6;
@@ -22,13 +23,15 @@ use super::{
     floods::Floods,
     fragments::{self, FragmentCounters, Reassembler},
     handled::{DialError, Handled, OpenError, SessionError},
+    meeting::Conversations,
     ndp::{self, Disbelief, Discovery},
     neighbour::{Claimed, Due, Neighbour, Neighbours, Spoofed, Waiter},
-    network6::{ALL_NODES, Network6, group_mac, is_ipv4_in_disguise, translated},
+    network6::{ALL_NODES, Network6, group_mac, is_ipv4_in_disguise},
     output::{Ended, FlowId, Output, Outputs, SessionId, Target},
     pins::Pins,
-    policy::{Policy, PolicyCounters, Proto, Verdict},
+    policy::{Policy, PolicyCounters, Proto, Verdict, address::inside},
     port::{ANONYMOUS, PortId, Ports},
+    publishing::{Asker, Holder},
     queue::LAST,
     session::{Kind, SessionKey, Sessions},
     switch::{Learning, Switch},
@@ -45,6 +48,7 @@ use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
+use ipnet::{IpNet, Ipv6Net};
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, IpProtocol};
 use std::{
     borrow::Cow,
@@ -71,6 +75,9 @@ const UNANSWERED: Duration = Duration::from_secs(10);
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 
+/// Addresses of a link (RFC 4291 section 2.5.6), which guests with IPv6 have too.
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Gateway {
@@ -91,6 +98,9 @@ pub struct Gateway {
     sessions: Sessions,
     dns_clients: BTreeMap<u64, DnsClient>,
     dns_number: u64,
+    /// Whether any rule is about what enclaves say to each other.
+    rules_between: bool,
+    conversations: Conversations,
     /// The number of the last datagram in fragments of IPv4.
     identification: u16,
     /// The same of IPv6.
@@ -124,8 +134,18 @@ impl Gateway {
             allocate: config.allocate,
             source_ports: config.source_ports,
         };
+        let network6 = config.network6()?;
+        let policy = Policy::new(config.policy.clone())?;
+        let inside = [
+            Some(IpNet::V4(config.subnet)),
+            network6.map(|network| IpNet::V6(network.subnet)),
+            network6.map(|_| IpNet::V6(LINK_LOCAL)),
+        ];
         Ok(Self {
-            network6: config.network6()?,
+            rules_between: inside.into_iter().flatten().any(|net| policy.is_about_enclaves(&net)),
+            // Of its own, so that it changes nothing for others.
+            conversations: Conversations::new(config.seed),
+            network6,
             advertise_at: None,
             // Of its own, so that it changes nothing for others.
             advertise_rng: fastrand::Rng::with_seed(config.seed),
@@ -134,7 +154,7 @@ impl Gateway {
             neighbours: Neighbours::new(guests, config.keep_address),
             tenants: Tenants::new(config.tenant, config.max_flows, config.max_sessions),
             dhcp: Dhcp::new(config.dhcp(&pins))?,
-            policy: Policy::new(config.policy.clone())?,
+            policy,
             verdicts: PolicyCounters::default(),
             reassembler: Reassembler::default(),
             tcp: Tcp::new(tcp),
@@ -181,6 +201,7 @@ impl Gateway {
         self.switch.detach(port, tenant);
         self.dhcp.detach(port.to_u64());
         self.neighbours.detach(port);
+        self.conversations.detach(port);
         self.ports.detach(port);
         self.dns_clients.retain(|_, client| client.port != port);
         self.tcp.detach(port);
@@ -249,7 +270,7 @@ impl Gateway {
         }
         // What reaches other enclaves says who it is from: none of them can be told that somebody else has moved.
         let passes = own && self.is_honest(now, port, *source, frame);
-        if passes && group {
+        if passes && group && self.may_meet(now, (port, *source), None, frame) {
             self.flood(port, frame);
         }
         if *destination == BROADCAST {
@@ -261,7 +282,7 @@ impl Gateway {
                 _ => self.counters.unsupported += 1,
             }
         } else if !group {
-            self.forward(port, *destination, frame);
+            self.forward(now, (port, *source), *destination, frame);
         }
         Handled::Done
     }

@@ -3,7 +3,7 @@
 //! Owns: four addresses. Driven by: the machine.
 
 use super::config::ConfigError;
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::Ipv6Addr;
 use ipnet::Ipv6Net;
 
 /// The gateway's interface identifier in the prefix.
@@ -33,8 +33,8 @@ impl Network6 {
             && !network.is_unspecified()
             && !network.is_multicast()
             && !network.is_unicast_link_local()
-            // Addresses there are IPv4's, and judged as such.
-            && network.segments()[..4] != [0x64, 0xff9b, 0, 0];
+            // Addresses there are IPv4's, or lead to them, and are judged as such.
+            && !matches!(network.segments(), [0x64, 0xff9b, 0, 0, ..] | [0x64, 0xff9b, 1, ..] | [0x2002, ..] | [0x2001, 0, ..]);
         if !usable {
             return Err(ConfigError::Subnet6(subnet));
         }
@@ -87,11 +87,6 @@ pub(super) const fn is_ipv4_in_disguise(address: Ipv6Addr) -> bool {
     !address.is_unspecified() && !address.is_loopback() && address.to_ipv4().is_some()
 }
 
-/// The IPv4 address that a translator would send to (RFC 6052 section 2.1).
-pub(super) fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    (address.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0]).then(|| Ipv4Addr::from_bits(address.to_bits() as u32))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +128,9 @@ mod tests {
             "fe80::/64",
             "febf::/64",
             "64:ff9b::/64",
+            "64:ff9b:1:2::/64",
+            "2002:a00:1:1::/64",
+            "2001:0:1:2::/64",
         ] {
             let subnet = bad.parse().unwrap();
             assert_eq!(Network6::new(subnet, [2; 6]).unwrap_err(), ConfigError::Subnet6(subnet), "{bad}");
@@ -148,7 +146,5 @@ mod tests {
         assert_eq!(group_mac(address("ff02::1:ff0e:8c6c")), [0x33, 0x33, 0xff, 0x0e, 0x8c, 0x6c]);
         assert!(is_ipv4_in_disguise(address("::ffff:10.0.0.1")) && is_ipv4_in_disguise(address("::10.0.0.1")));
         assert!(!is_ipv4_in_disguise(address("::1")) && !is_ipv4_in_disguise(address("64:ff9b::1")));
-        assert_eq!(translated(address("64:ff9b::10.0.0.1")), Some(Ipv4Addr::new(10, 0, 0, 1)));
-        assert_eq!(translated(address("64:ff9b:1::10.0.0.1")), None);
     }
 }

@@ -7,27 +7,36 @@
 //!
 //! What is asked, in this order:
 //! 1. Destinations that mean the host itself or more than one host (loopback, unspecified, multicast, broadcast): never.
-//! 2. Link-local addresses and the metadata service of EC2: only with [`PolicyConfig::imds`], whatever the rules say.
-//! 3. A deny rule that matches: denied. Deny rules win over allow rules, wherever they stand.
-//! 4. An allow rule that matches, by address or by a name that was resolved to this address: allowed. With
+//! 2. Control sockets of the gateway: never, at no address of the host.
+//! 3. The metadata service of EC2: only with [`PolicyConfig::imds`], whatever the rules say. Other link-local addresses of IPv4
+//!    and services of EC2: only by an allow rule about nothing but such addresses. Those of IPv6: never.
+//! 4. The host's own addresses: only by an allow rule with `host`, or with this very address.
+//! 5. A deny rule that matches: denied. Deny rules win over allow rules, wherever they stand.
+//! 6. An allow rule that matches, by address or by a name that was resolved to this address: allowed. With
 //!    [`PolicyConfig::imds`] the metadata service counts as allowed.
-//! 5. The default.
+//! 7. The default.
 //!
-//! An IPv6 address that stands for an IPv4 one (`::ffff:a.b.c.d`, `::a.b.c.d`, `64:ff9b::a.b.c.d`) is judged as that one.
-//! Other prefixes of address translators are not known here: deny them if there is such a translator.
+//! An IPv6 address that stands for an IPv4 one (`::ffff:a.b.c.d`, `::a.b.c.d`, `64:ff9b::a.b.c.d`) is judged as that one. One
+//! that a translator or tunnel on the way may take to an IPv4 address (`64:ff9b:1::/48`, 6to4, Teredo, ISATAP) is judged as
+//! itself, and closed where that IPv4 address is closed by 1 to 5. Other prefixes of address translators are not known here:
+//! deny them if there is such a translator.
+//!
+//! Between enclaves 5 to 7 are asked ([`Policy::verdict_between`]); with `enclaves` a rule is about all of them.
 //!
 //! A name is denied by not resolving it, and in no other way: an enclave that knows an address of a denied name reaches
 //! it unless a rule denies the address. Where that matters, allow by name and leave the default at deny. What an allowed
 //! name resolves to is opened, private addresses included: its owner decides; deny the networks that must stay closed.
 
-mod address;
+pub(super) mod address;
 mod counters;
+mod host;
 mod learned;
 mod name;
 mod parse;
 mod rule;
 
 pub use counters::PolicyCounters;
+pub use host::{HostAddresses, MAX_HOST};
 pub use learned::{MAX_LEARNED, MAX_TTL, MIN_TTL};
 pub use name::{MAX_LABEL, MAX_NAME, NamePattern};
 pub use parse::{RuleError, Why};
@@ -36,9 +45,12 @@ pub use rule::{Dest, MAX_PORT_RANGES, Ports, Proto, Rule};
 use crate::time::Instant;
 use core::{
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
+use host::Host;
+use ipnet::IpNet;
 use learned::Learned;
+use rule::Place;
 
 /// Allow rules at most, and deny rules at most: a verdict looks at each of them.
 pub const MAX_RULES: usize = 1024;
@@ -52,7 +64,7 @@ pub struct PolicyConfig {
     pub deny: Vec<Rule>,
     /// What goes for the rest. `None` is [`Action::Deny`] if there is any allow rule, else [`Action::Allow`].
     pub default: Option<Action>,
-    /// Whether link-local addresses, and with them the metadata service of EC2, may be reached.
+    /// Whether the metadata service of EC2 may be reached: its two addresses, and no other link-local one.
     pub imds: bool,
     /// Whether the host's loopback may be reached, by the address that the gateway has for it.
     pub host_loopback: bool,
@@ -87,10 +99,14 @@ pub enum Reason {
     Multicast,
     /// 255.255.255.255.
     Broadcast,
-    /// 169.254.0.0/16, `fe80::/10` and `fd00:ec2::/32`, without [`PolicyConfig::imds`].
+    /// 169.254.0.0/16, `fe80::/10` and `fd00:ec2::/32`, without [`PolicyConfig::imds`] or a rule about them.
     LinkLocal,
     /// The host's loopback, without [`PolicyConfig::host_loopback`].
     HostLoopback,
+    /// Another address of the host, without a rule that names it.
+    Host,
+    /// A control socket of the gateway.
+    Control,
     /// A deny rule.
     Rule,
     /// No allow rule, and the default is deny.
@@ -106,6 +122,8 @@ impl fmt::Display for Reason {
             Self::Broadcast => "broadcast is not forwarded",
             Self::LinkLocal => "link-local addresses and instance metadata are not allowed",
             Self::HostLoopback => "the host's loopback is not allowed",
+            Self::Host => "the host's own addresses are not allowed",
+            Self::Control => "the gateway's own control sockets are no destinations",
             Self::Rule => "a deny rule matches",
             Self::Default => "no allow rule matches",
         })
@@ -123,6 +141,7 @@ pub struct Policy {
     /// Whether names that match no rule are resolved.
     other_names: bool,
     learned: Learned,
+    host: Host,
 }
 
 impl Policy {
@@ -145,7 +164,16 @@ impl Policy {
         let by_name = allow.iter().any(|rule| matches!(rule.dest, Dest::Name(_)));
         let anywhere = allow.iter().any(|rule| rule.dest == Dest::Any);
         let other_names = default == Action::Allow || anywhere || (!by_name && !allow.is_empty());
-        Ok(Self { allow, deny, default, imds, host_loopback, other_names, learned: Learned::default() })
+        Ok(Self {
+            allow,
+            deny,
+            default,
+            imds,
+            host_loopback,
+            other_names,
+            learned: Learned::default(),
+            host: Host::default(),
+        })
     }
 
     /// Whether a flow to `addr` may be opened; `port` is of no account for ICMP. Meant to be asked once per flow: its
@@ -153,19 +181,19 @@ impl Policy {
     #[must_use]
     pub fn verdict(&self, now: Instant, proto: Proto, addr: IpAddr, port: u16) -> Verdict {
         let addr = address::canonical(addr);
-        if let Some(reason) = address::never(addr) {
+        if let Some(reason) = self.closed(proto, addr, port) {
             return Verdict::Deny(reason);
         }
-        if address::is_link_local(addr) && !self.imds {
-            return Verdict::Deny(Reason::LinkLocal);
+        if let IpAddr::V6(disguise) = addr
+            && let Some(reason) = address::inside(disguise).find_map(|inner| self.closed(proto, inner.into(), port))
+        {
+            return Verdict::Deny(reason);
         }
-        if self.deny.iter().any(|rule| rule.matches(proto, addr, port)) {
-            return Verdict::Deny(Reason::Rule);
-        }
-        // Link-local addresses are denied above unless `imds` is set.
+        let place = self.place(addr);
+        // The metadata service is closed above unless `imds` is set.
         let metadata = address::is_metadata(addr) && proto == Proto::Tcp && port == 80;
         if metadata
-            || self.allow.iter().any(|rule| rule.matches(proto, addr, port))
+            || self.allow.iter().any(|rule| rule.matches(proto, addr, port, place))
             || self.learned.rules(now, addr).any(|rule| self.allow[rule].covers(proto, port))
         {
             return Verdict::Allow;
@@ -176,13 +204,96 @@ impl Policy {
         }
     }
 
+    /// What closes a canonical address, whatever else is allowed.
+    fn closed(&self, proto: Proto, addr: IpAddr, port: u16) -> Option<Reason> {
+        if let Some(reason) = address::never(addr) {
+            return Some(reason);
+        }
+        if self.host.controls(proto, addr, port) {
+            return Some(Reason::Control);
+        }
+        let place = self.place(addr);
+        let named = |by: &dyn Fn(&Rule) -> bool| {
+            self.allow.iter().any(|rule| by(rule) && rule.matches(proto, addr, port, place))
+        };
+        let open = if address::is_metadata(addr) { self.imds } else { named(&Rule::names_link_local) };
+        if address::is_link_local(addr) && (!open || address::has_no_scope(addr)) {
+            return Some(Reason::LinkLocal);
+        }
+        if self.host.has(addr) && !named(&|rule| rule.names_host(addr)) {
+            return Some(Reason::Host);
+        }
+        self.deny.iter().any(|rule| rule.matches(proto, addr, port, place)).then_some(Reason::Rule)
+    }
+
+    fn place(&self, addr: IpAddr) -> Place {
+        if addr.is_loopback() || self.host.has(addr) { Place::Host } else { Place::World }
+    }
+
+    /// Whether one enclave may say something to another one at `addr`. `None` as `proto` is another protocol, which only rules
+    /// for all of them are about; as `port` one that is not known, where what may go to some port passes.
+    #[must_use]
+    pub fn verdict_between(&self, now: Instant, proto: Option<Proto>, addr: IpAddr, port: Option<u16>) -> Verdict {
+        if self.denies_between(proto, addr, port) {
+            return Verdict::Deny(Reason::Rule);
+        }
+        let by_rule = |rule: &Rule| rule.is_about(addr, Place::Enclave) && rule.covers_some(proto, port);
+        if self.allow.iter().any(by_rule)
+            || self.learned.rules(now, addr).any(|rule| self.allow[rule].covers_some(proto, port))
+            || self.default == Action::Allow
+        {
+            return Verdict::Allow;
+        }
+        Verdict::Deny(Reason::Default)
+    }
+
+    /// Whether a deny rule stops it.
+    #[must_use]
+    pub fn denies_between(&self, proto: Option<Proto>, addr: IpAddr, port: Option<u16>) -> bool {
+        self.deny.iter().any(|rule| rule.is_about(addr, Place::Enclave) && rule.covers_surely(proto, port))
+    }
+
+    /// Whether any rule is about what enclaves with addresses in `inside` say to each other.
+    #[must_use]
+    pub fn is_about_enclaves(&self, inside: &IpNet) -> bool {
+        let about = |rule: &Rule| match &rule.dest {
+            Dest::Any | Dest::Enclaves => true,
+            Dest::Net(net) => net.contains(inside) || inside.contains(net) || net.addr().is_multicast(),
+            Dest::Name(_) | Dest::Host => false,
+        };
+        self.default == Action::Deny || self.deny.iter().any(about)
+    }
+
+    /// The host's own addresses, as the kernel has them now.
+    pub fn set_host(&mut self, own: HostAddresses) {
+        self.host.own = own;
+    }
+
+    /// Where the gateway itself listens over TCP: no guest gets there, whatever is allowed.
+    pub fn set_control(&mut self, sockets: Vec<SocketAddr>) {
+        self.host.set_control(sockets);
+    }
+
+    /// Whether a flow may be opened to where the gateway's own table sends it: being named there is being allowed, but not
+    /// to a control socket.
+    #[must_use]
+    pub fn verdict_nat(&self, proto: Proto, real: IpAddr, port: u16) -> Verdict {
+        if self.host.controls(proto, address::canonical(real), port) {
+            Verdict::Deny(Reason::Control)
+        } else {
+            Verdict::Allow
+        }
+    }
+
     /// Whether a flow to the host's loopback may be opened, for the address that the gateway translates to `loopback`.
     /// Deny rules for 127.0.0.1 have a say in it, and those for `::1` if it is that: many a server listens on both, and a
     /// rule of before there was IPv6 must still hold. Allow rules and the default have none.
     #[must_use]
     pub fn verdict_host_loopback(&self, proto: Proto, loopback: IpAddr, port: u16) -> Verdict {
-        let denied = |addr| self.deny.iter().any(|rule| rule.matches(proto, addr, port));
-        if !self.host_loopback {
+        let denied = |addr| self.deny.iter().any(|rule| rule.matches(proto, addr, port, Place::Host));
+        if self.host.controls(proto, loopback, port) {
+            Verdict::Deny(Reason::Control)
+        } else if !self.host_loopback {
             Verdict::Deny(Reason::HostLoopback)
         } else if denied(IpAddr::V4(Ipv4Addr::LOCALHOST)) || denied(loopback) {
             Verdict::Deny(Reason::Rule)

@@ -237,6 +237,11 @@ impl Tcp {
         self.flows.get(id).map(|entry| entry.key.tenant)
     }
 
+    /// Whose a connection is, and the link on which its guest was last heard.
+    pub(super) fn place(&self, FlowId(id): FlowId) -> Option<(FlowKey, Option<PortId>)> {
+        self.flows.get(id).map(|entry| (entry.key, entry.port))
+    }
+
     /// What a driver may know; `None` once it is over.
     pub(super) fn status(&self, FlowId(id): FlowId) -> Option<FlowStatus> {
         let entry = self.flows.get(id)?;

@@ -374,12 +374,12 @@ fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-fn address_v6(bytes: &[u8], at: usize) -> Ipv6Addr {
+pub(super) fn address_v6(bytes: &[u8], at: usize) -> Ipv6Addr {
     let mut octets = [0; 16];
     octets.copy_from_slice(&bytes[at..at + 16]);
     octets.into()
 }
 
-fn address_v4(bytes: &[u8], at: usize) -> Ipv4Addr {
+pub(super) fn address_v4(bytes: &[u8], at: usize) -> Ipv4Addr {
     Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])
 }

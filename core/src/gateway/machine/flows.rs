@@ -78,4 +78,29 @@ impl Gateway {
         let Self { tcp, ports, tenants, out, counters, .. } = self;
         tcp.abort(now, &mut Context { ports, tenants, out, counters }, flow);
     }
+
+    /// Who asks over a connection that a guest has opened.
+    #[must_use]
+    pub fn asker(&self, flow: FlowId) -> Option<Asker> {
+        let (key, _) = self.tcp.place(flow)?;
+        Some(Asker { flow, tenant: key.tenant, address: key.guest.0 })
+    }
+
+    /// Whether an address is where a guest asks from: on the same link, whoever else may claim it.
+    #[must_use]
+    pub fn owns(&self, asker: Asker, address: IpAddr) -> bool {
+        let link = self.tcp.place(asker.flow).and_then(|(_, place)| place);
+        let holder = self.neighbours.find(address).map(|neighbour| neighbour.port);
+        link.is_some() && link == holder
+    }
+
+    /// Whether `tenant` has an address.
+    #[must_use]
+    pub fn holder(&self, tenant: u32, address: IpAddr) -> Holder {
+        match self.neighbours.find(address).and_then(|neighbour| self.ports.get(neighbour.port)) {
+            Some(port) if port.tenant == tenant => Holder::Same,
+            Some(_) => Holder::Other,
+            None => Holder::Nobody,
+        }
+    }
 }

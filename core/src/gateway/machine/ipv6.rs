@@ -50,6 +50,7 @@ impl Gateway {
         if group {
             if let Passing::Pass | Passing::Speaks(..) = passing
                 && self.may_flood(now, port)
+                && self.may_meet(now, (port, mac), None, frame)
             {
                 self.flood(port, frame);
             }
@@ -57,7 +58,9 @@ impl Gateway {
             return self.handle_ipv6(now, (port, mac), payload);
         }
         match (passing, station) {
-            (Passing::Pass | Passing::Speaks(..), Some(destination)) => self.forward(port, *destination, frame),
+            (Passing::Pass | Passing::Speaks(..), Some(destination)) => {
+                self.forward(now, (port, mac), *destination, frame)
+            }
             (Passing::Lie, _) => self.counters.spoofed += 1,
             (Passing::Unknown, _) => self.counters.unsupported += 1,
             (Passing::Pass | Passing::Speaks(..) | Passing::Kept, _) => {}

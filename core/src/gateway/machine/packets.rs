@@ -127,9 +127,13 @@ impl Gateway {
         may
     }
 
-    pub(super) fn forward(&mut self, from: PortId, destination: [u8; 6], frame: &[u8]) {
+    pub(super) fn forward(&mut self, now: Instant, from: (PortId, [u8; 6]), destination: [u8; 6], frame: &[u8]) {
         match self.switch.find(destination) {
-            Some(to) if to != from => self.pass_on(from, to, frame),
+            Some(to) if to != from.0 => {
+                if self.may_meet(now, from, Some(to), frame) {
+                    self.pass_on(from.0, to, frame);
+                }
+            }
             // Two stations behind one link are that link's affair.
             Some(_) | None => self.counters.unknown_destination += 1,
         }
@@ -305,8 +309,7 @@ impl Gateway {
     /// What no rule can open: addresses of the link alone, and those by which a guest would reach what it cannot reach by
     /// the IPv4 address that they stand for.
     fn leads_nowhere(&mut self, address: Ipv6Addr) -> Option<NoTarget> {
-        if address.is_unicast_link_local() || translated(address).is_some_and(|address| self.is_inside(address.into()))
-        {
+        if address.is_unicast_link_local() || inside(address).any(|address| self.is_inside(address.into())) {
             return Some(NoTarget::Nobody);
         }
         // No such address is ever on a wire (RFC 4291 section 2.5.5), and the kernel would take it for the IPv4 one.
@@ -341,7 +344,7 @@ impl Gateway {
         // Rules about the loopback hold for the host's address; a table that names it was meant to allow it.
         let by_rules = self.is_host(address) && self.config.policy.host_loopback;
         let (verdict, real) = if let Some(real) = self.nat(address).filter(|_| !by_rules) {
-            (Verdict::Allow, real)
+            (self.policy.verdict_nat(proto, real, port), real)
         } else if self.is_host(address) {
             let loopback = match address {
                 IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -2,6 +2,7 @@
 
 use super::Reason;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use ipnet::IpNet;
 
 /// The metadata service of EC2 (its user guide, "Access instance metadata"); link-local time and DNS are elsewhere.
 const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
@@ -27,6 +28,36 @@ pub(super) fn embedded(addr: Ipv6Addr) -> Option<Ipv4Addr> {
     (mapped_or_compatible || translated).then(|| Ipv4Addr::from_bits(bits as u32))
 }
 
+/// The IPv4 addresses to which an IPv6 address may lead in the end, by a translator or a tunnel on the way: what is closed
+/// as IPv4 must not be open in these clothes.
+///
+/// - `64:ff9b:1::/48` (RFC 8215): whoever runs the translator chose the length of its prefix, so that the address is at any
+///   of the places of RFC 6052 section 2.2. Those in 0.0.0.0/8 are the zeroes around an address at another place.
+/// - `2002::/16`, 6to4 (RFC 3056).
+/// - `2001::/32`, Teredo (RFC 4380): the server, and the client, whose bits are inverted.
+/// - Interface identifiers of ISATAP (RFC 5214 section 6.1), under any prefix.
+pub(in crate::gateway) fn inside(addr: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
+    let bits = addr.to_bits();
+    // `length` bits from bit `from` on; the cut is the point.
+    let part = |from: u32, length: u32| (bits >> (128 - from - length)) as u32 & u32::MAX >> (32 - length);
+    let [a, b, c, ..] = addr.segments();
+    let found = match (a, b) {
+        // Bits 64 to 71 are skipped by RFC 6052.
+        (0x64, 0xff9b) if c == 1 => [
+            Some(part(96, 32)),
+            Some(part(72, 32)),
+            Some(part(56, 8) << 24 | part(72, 24)),
+            Some(part(48, 16) << 16 | part(72, 16)),
+        ],
+        (0x2002, _) => [Some(part(16, 32)), None, None, None],
+        (0x2001, 0) => [Some(part(32, 32)), Some(!part(96, 32)), None, None],
+        _ if matches!(part(64, 32), 0x5efe | 0x0200_5efe) => [Some(part(96, 32)), None, None, None],
+        _ => [None; 4],
+    };
+    let own = embedded(addr).map(Ipv4Addr::to_bits);
+    found.into_iter().flatten().filter(|bits| bits >> 24 != 0).chain(own).map(Ipv4Addr::from_bits)
+}
+
 /// Why a canonical address is never a destination.
 pub(super) const fn never(addr: IpAddr) -> Option<Reason> {
     match addr {
@@ -41,13 +72,28 @@ pub(super) const fn never(addr: IpAddr) -> Option<Reason> {
     }
 }
 
-/// Whether a canonical address is one that [`PolicyConfig::imds`](super::PolicyConfig::imds) is about.
+/// Whether a canonical address is link-local, or one of EC2's own services beside it: metadata, name servers, time,
+/// credentials of containers.
 pub(super) fn is_link_local(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(v4) => v4.is_link_local(),
-        // EC2's local services: metadata, name servers, time, credentials of pods.
         IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments()[..2] == METADATA_V6.segments()[..2],
     }
+}
+
+/// Whether a network has nothing but such addresses: a rule about it is meant for them.
+pub(super) fn is_link_local_net(net: &IpNet) -> bool {
+    let least = match net {
+        IpNet::V4(_) => 16,
+        IpNet::V6(net) if net.addr().is_unicast_link_local() => 10,
+        IpNet::V6(_) => 32,
+    };
+    net.prefix_len() >= least && is_link_local(net.addr())
+}
+
+/// Whether an address says nothing without an interface, which no guest can name.
+pub(super) const fn has_no_scope(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 pub(super) fn is_metadata(addr: IpAddr) -> bool {
@@ -81,6 +127,33 @@ mod tests {
         for addr in ["::", "::1", "64:ff9c::1.2.3.4", "64:ff9b:0:0:0:1:102:304", "::fffe:1.2.3.4"] {
             let addr: IpAddr = addr.parse().expect("an address");
             assert_eq!(canonical(addr), addr);
+        }
+    }
+
+    #[test]
+    fn what_translators_and_tunnels_lead_to_is_known() {
+        for (addr, leads_to) in [
+            ("64:ff9b::10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("64:ff9b:1::10.0.0.1", "10.0.0.1"),
+            ("64:ff9b:1:fffe::10.0.0.1", "10.0.0.1 254.0.0.0 255.254.0.0"),
+            // Prefixes of 64, 56 and 48 bits.
+            ("64:ff9b:1:0:a:0:100:0", "1.0.0.0 10.0.0.1"),
+            ("64:ff9b:1:a:0:1::", "10.0.0.1"),
+            ("64:ff9b:1:a00:0:100::", "10.0.0.1"),
+            ("64:ff9b:2::10.0.0.1", ""),
+            ("2002:a00:1::1", "10.0.0.1"),
+            ("2002:a9fe:a9fe::", "169.254.169.254"),
+            ("2001:0:a00:1:0:0:5601:5601", "10.0.0.1 169.254.169.254"),
+            ("2001:db8::10.0.0.1", ""),
+            ("2001:db8::5efe:10.0.0.1", "10.0.0.1"),
+            ("fd00::200:5efe:127.0.0.1", "127.0.0.1"),
+            ("fd00::5eff:127.0.0.1", ""),
+            ("::1", ""),
+            ("::", ""),
+        ] {
+            let found: Vec<String> = inside(addr.parse().expect("an address")).map(|v4| v4.to_string()).collect();
+            assert_eq!(found.join(" "), leads_to, "{addr}");
         }
     }
 }

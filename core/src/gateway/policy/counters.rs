@@ -20,6 +20,10 @@ crate::counters! {
         /// Flows denied by the policy, by reason.
         host_loopback: Counter "nitrotap_gateway_policy_denied" { reason = "host_loopback" },
         /// Flows denied by the policy, by reason.
+        host: Counter "nitrotap_gateway_policy_denied" { reason = "host" },
+        /// Flows denied by the policy, by reason.
+        control: Counter "nitrotap_gateway_policy_denied" { reason = "control" },
+        /// Flows denied by the policy, by reason.
         rule: Counter "nitrotap_gateway_policy_denied" { reason = "rule" },
         /// Flows denied by the policy, by reason.
         default: Counter "nitrotap_gateway_policy_denied" { reason = "default" },
@@ -41,6 +45,8 @@ impl PolicyCounters {
             Verdict::Deny(Reason::Broadcast) => &mut self.broadcast,
             Verdict::Deny(Reason::LinkLocal) => &mut self.link_local,
             Verdict::Deny(Reason::HostLoopback) => &mut self.host_loopback,
+            Verdict::Deny(Reason::Host) => &mut self.host,
+            Verdict::Deny(Reason::Control) => &mut self.control,
             Verdict::Deny(Reason::Rule) => &mut self.rule,
             Verdict::Deny(Reason::Default) => &mut self.default,
         };

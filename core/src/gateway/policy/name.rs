@@ -1,5 +1,6 @@
 //! Names of DNS as rules see them.
 
+use super::rule::{ENCLAVES, HOST};
 use core::fmt;
 
 /// Longest name in its text form without the dot at its end (RFC 1035 section 2.3.4: 255 octets on the wire).
@@ -29,7 +30,8 @@ impl NamePattern {
 
 impl fmt::Display for NamePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", if self.below { "*." } else { "" }, self.name)
+        let keyword = !self.below && [HOST, ENCLAVES].contains(&&*self.name);
+        write!(f, "{}{}{}", if self.below { "*." } else { "" }, self.name, if keyword { "." } else { "" })
     }
 }
 

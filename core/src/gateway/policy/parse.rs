@@ -3,7 +3,7 @@
 use super::{
     address,
     name::{self, MAX_LABEL, MAX_NAME, NamePattern},
-    rule::{Dest, MAX_PORT_RANGES, Ports, Proto, Rule},
+    rule::{Dest, ENCLAVES, HOST, MAX_PORT_RANGES, Ports, Proto, Rule},
 };
 use core::{net::IpAddr, ops::RangeInclusive, str::FromStr};
 use ipnet::IpNet;
@@ -136,6 +136,12 @@ fn unbracketed(text: &str) -> Result<Dest, Bad<'_>> {
     if text.eq_ignore_ascii_case("any") {
         return Ok(Dest::Any);
     }
+    if text.eq_ignore_ascii_case(HOST) {
+        return Ok(Dest::Host);
+    }
+    if text.eq_ignore_ascii_case(ENCLAVES) {
+        return Ok(Dest::Enclaves);
+    }
     let last = last_label(text);
     if text.contains('/') || (!last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit())) {
         return ipv4(text).map(Dest::Net);
@@ -253,6 +259,14 @@ mod tests {
             ("any:example.com", "example.com"),
             ("tcp:*.example.com:443", "tcp:*.example.com:443"),
             ("_x.a-b.example:80", "_x.a-b.example:80"),
+            ("HOST", "host"),
+            ("any:host:80", "host:80"),
+            ("tcp:host", "tcp:host"),
+            ("udp:Enclaves:53", "udp:enclaves:53"),
+            // A machine of that name.
+            ("host.:80", "host.:80"),
+            ("enclaves.", "enclaves."),
+            ("*.host", "*.host"),
             ("localhost", "localhost"),
             ("any.example", "any.example"),
             ("1.example", "1.example"),

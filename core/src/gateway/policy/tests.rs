@@ -72,14 +72,157 @@ fn metadata_is_open_with_its_flag_and_can_still_be_denied() {
     };
     let open = Policy::new(config(&[], &[])).expect("a policy");
     assert_eq!(tcp(&open, "169.254.169.254", 80), Verdict::Allow);
-    assert_eq!(ask(&open, NOW, Proto::Udp, "169.254.169.123", 123), Verdict::Allow);
     let strict = Policy::new(config(&["example.com"], &[])).expect("a policy");
     assert_eq!(tcp(&strict, "169.254.169.254", 80), Verdict::Allow);
     assert_eq!(tcp(&strict, "fd00:ec2::254", 80), Verdict::Allow);
     assert_eq!(tcp(&strict, "169.254.169.254", 22), Verdict::Deny(Reason::Default));
-    assert_eq!(ask(&strict, NOW, Proto::Udp, "169.254.169.123", 123), Verdict::Deny(Reason::Default));
     let denied = Policy::new(config(&[], &["169.254.169.254"])).expect("a policy");
     assert_eq!(tcp(&denied, "169.254.169.254", 80), Verdict::Deny(Reason::Rule));
+}
+
+#[test]
+fn the_metadata_flag_opens_no_other_link_local_service() {
+    let with = |allow: &[&str]| {
+        Policy::new(PolicyConfig { allow: rules(allow), imds: true, ..PolicyConfig::default() }).expect("a policy")
+    };
+    let others =
+        ["169.254.169.253", "169.254.169.123", "169.254.170.2", "169.254.0.1", "fd00:ec2::253", "fd00:ec2::23"];
+    for policy in [with(&[]), with(&["any"]), with(&["0.0.0.0/0", "[::/0]"]), with(&["169.0.0.0/8", "[fd00::/8]"])] {
+        for to in others {
+            assert_eq!(tcp(&policy, to, 80), Verdict::Deny(Reason::LinkLocal), "{to}");
+        }
+    }
+    // A rule about them and nothing else opens them, with the flag or without, and not the metadata service.
+    let rules =
+        ["udp:169.254.169.123:123", "169.254.170.0/24", "[fd00:ec2::253]", "169.254.169.254", "[fd00:ec2::/32]"];
+    let open = policy(&rules, &["169.254.170.9"]);
+    for (proto, to, port, expected) in [
+        (Proto::Udp, "169.254.169.123", 123, Verdict::Allow),
+        (Proto::Udp, "::ffff:169.254.169.123", 123, Verdict::Allow),
+        (Proto::Udp, "169.254.169.123", 124, Verdict::Deny(Reason::LinkLocal)),
+        (Proto::Tcp, "169.254.170.2", 80, Verdict::Allow),
+        (Proto::Tcp, "169.254.170.9", 80, Verdict::Deny(Reason::Rule)),
+        (Proto::Tcp, "fd00:ec2::253", 53, Verdict::Allow),
+        (Proto::Tcp, "169.254.169.254", 80, Verdict::Deny(Reason::LinkLocal)),
+        (Proto::Tcp, "fd00:ec2::254", 80, Verdict::Deny(Reason::LinkLocal)),
+    ] {
+        assert_eq!(ask(&open, NOW, proto, to, port), expected, "{proto} {to} {port}");
+    }
+}
+
+fn with_host(mut policy: Policy) -> Policy {
+    let own = ["10.9.0.1/32", "10.9.1.0/24", "2001:db8::9/128", "fd00::9/128"];
+    policy.set_host(own.iter().map(|net| net.parse().expect("a network")).collect());
+    policy
+}
+
+#[test]
+fn the_host_s_own_addresses_are_closed_unless_a_rule_names_them() {
+    let denied = Verdict::Deny(Reason::Host);
+    let own = [
+        "10.9.0.1",
+        "10.9.1.77",
+        "::ffff:10.9.0.1",
+        "64:ff9b::10.9.0.1",
+        "2001:db8::9",
+        "2002:a09:1::",
+        "64:ff9b:1::10.9.0.1",
+    ];
+    for policy in [policy(&[], &[]), policy(&["any", "10.0.0.0/8", "10.9.0.0/31", "[2001:db8::/32]"], &[])] {
+        let policy = with_host(policy);
+        for to in own {
+            assert_eq!(tcp(&policy, to, 22), denied, "{to}");
+            assert_eq!(ask(&policy, NOW, Proto::Udp, to, 22), denied, "{to}");
+        }
+        assert_eq!(tcp(&policy, "10.9.0.0", 22), Verdict::Allow);
+    }
+    let open = with_host(policy(&["any", "tcp:host:443", "udp:10.9.0.1:53"], &["[fd00::9]"]));
+    for to in own {
+        assert_eq!(tcp(&open, to, 443), Verdict::Allow, "{to}");
+        assert_eq!(tcp(&open, to, 22), denied, "{to}");
+    }
+    assert_eq!(ask(&open, NOW, Proto::Udp, "10.9.0.1", 53), Verdict::Allow, "who names the address means it");
+    assert_eq!(ask(&open, NOW, Proto::Udp, "10.9.1.1", 53), denied);
+    assert_eq!(tcp(&open, "fd00::9", 443), Verdict::Deny(Reason::Rule));
+    assert_eq!(tcp(&open, "127.0.0.1", 443), Verdict::Deny(Reason::Loopback), "the loopback has a flag of its own");
+    let without = with_host(policy(&["host"], &["host:22"]));
+    assert_eq!(tcp(&without, "10.9.0.1", 22), Verdict::Deny(Reason::Rule));
+    assert_eq!(tcp(&without, "9.9.9.9", 443), Verdict::Deny(Reason::Default), "it is an allow rule like any other");
+}
+
+#[test]
+fn the_host_s_addresses_are_those_of_now() {
+    let mut policy = with_host(policy(&[], &[]));
+    policy.set_host(["10.9.0.2/32"].iter().map(|net| net.parse().expect("a network")).collect());
+    assert_eq!(tcp(&policy, "10.9.0.1", 22), Verdict::Allow);
+    assert_eq!(tcp(&policy, "10.9.0.2", 22), Verdict::Deny(Reason::Host));
+}
+
+#[test]
+fn a_name_that_is_allowed_opens_no_address_of_the_host() {
+    let mut policy = with_host(policy(&["example.com"], &[]));
+    policy.learn(NOW, "example.com", "10.9.0.1".parse().expect("an address"), 300);
+    policy.learn(NOW, "example.com", "169.254.170.2".parse().expect("an address"), 300);
+    assert_eq!(tcp(&policy, "10.9.0.1", 443), Verdict::Deny(Reason::Host));
+    assert_eq!(tcp(&policy, "169.254.170.2", 443), Verdict::Deny(Reason::LinkLocal));
+}
+
+#[test]
+fn no_rule_and_no_flag_opens_a_control_socket() {
+    let config = |control: &[&str]| {
+        let allow = rules(&["any", "host", "10.9.0.1", "[2001:db8::9]"]);
+        let config = PolicyConfig { allow, host_loopback: true, ..PolicyConfig::default() };
+        let mut policy = with_host(Policy::new(config).expect("a policy"));
+        policy.set_control(control.iter().map(|socket| socket.parse().expect("a socket")).collect());
+        policy
+    };
+    let control = Verdict::Deny(Reason::Control);
+    let (six, four) = (IpAddr::V6(core::net::Ipv6Addr::LOCALHOST), HERE);
+    for everywhere in ["0.0.0.0:99", "[::]:99"] {
+        let policy = config(&[everywhere]);
+        for to in ["10.9.0.1", "10.9.1.5", "::ffff:10.9.0.1", "64:ff9b::10.9.0.1", "2001:db8::9", "2002:a09:1::"] {
+            assert_eq!(tcp(&policy, to, 99), control, "{to}");
+            assert_eq!(tcp(&policy, to, 98), Verdict::Allow, "{to}");
+            assert_eq!(ask(&policy, NOW, Proto::Udp, to, 99), Verdict::Allow, "{to}: over TCP alone");
+        }
+        assert_eq!(tcp(&policy, "9.9.9.9", 99), Verdict::Allow, "the same port elsewhere");
+        for loopback in [four, six] {
+            assert_eq!(policy.verdict_host_loopback(Proto::Tcp, loopback, 99), control);
+            assert_eq!(policy.verdict_host_loopback(Proto::Tcp, loopback, 98), Verdict::Allow);
+        }
+        for real in ["127.0.0.1", "127.8.8.8", "10.9.0.1", "0.0.0.0"] {
+            let real = real.parse().expect("an address");
+            assert_eq!(policy.verdict_nat(Proto::Tcp, real, 99), control, "{real}");
+            assert_eq!(policy.verdict_nat(Proto::Tcp, real, 98), Verdict::Allow, "{real}");
+        }
+    }
+    let policy = config(&["127.0.0.1:99", "[::ffff:10.9.0.1]:98"]);
+    assert_eq!(policy.verdict_host_loopback(Proto::Tcp, four, 99), control);
+    assert_eq!(policy.verdict_host_loopback(Proto::Tcp, six, 99), Verdict::Allow, "it is not there");
+    assert_eq!(tcp(&policy, "10.9.0.1", 99), Verdict::Allow, "it is not there");
+    assert_eq!(tcp(&policy, "10.9.0.1", 98), control);
+}
+
+#[test]
+fn what_is_closed_as_ipv4_is_closed_where_a_tunnel_leads_to_it() {
+    let policy = policy(&["any"], &["10.0.0.0/8"]);
+    for (to, reason) in [
+        ("2002:a00:1::1", Reason::Rule),
+        ("2002:7f00:1::1", Reason::Loopback),
+        ("2002:a9fe:a9fe::", Reason::LinkLocal),
+        ("64:ff9b:1::a00:1", Reason::Rule),
+        ("64:ff9b:1::a9fe:a9fe", Reason::LinkLocal),
+        ("64:ff9b:1:a00:0:100::", Reason::Rule),
+        ("2001::5601:5601", Reason::LinkLocal),
+        ("2001:0:a00:1::f7f7:f7f7", Reason::Rule),
+        ("2001:db8::5efe:10.0.0.1", Reason::Rule),
+        ("2001:db8::200:5efe:224.0.0.1", Reason::Multicast),
+    ] {
+        assert_eq!(tcp(&policy, to, 80), Verdict::Deny(reason), "{to}");
+    }
+    for to in ["2002:808:808::1", "64:ff9b:1::808:808", "2001:0:808:808::f7f7:f7f7", "2001:db8::5efe:8.8.8.8"] {
+        assert_eq!(tcp(&policy, to, 80), Verdict::Allow, "{to}");
+    }
 }
 
 #[test]
@@ -139,6 +282,9 @@ fn the_host_s_loopback_has_its_own_flag_and_deny_rules() {
     assert_eq!(open.verdict_host_loopback(Proto::Tcp, HERE, 80), Verdict::Allow);
     assert_eq!(open.verdict_host_loopback(Proto::Udp, HERE, 22), Verdict::Allow);
     assert_eq!(open.verdict_host_loopback(Proto::Tcp, HERE, 22), Verdict::Deny(Reason::Rule));
+    let config = PolicyConfig { deny: rules(&["host"]), host_loopback: true, ..PolicyConfig::default() };
+    let denied = Policy::new(config).expect("a policy");
+    assert_eq!(denied.verdict_host_loopback(Proto::Tcp, HERE, 80), Verdict::Deny(Reason::Rule), "it is the host's too");
 }
 
 #[test]
@@ -284,6 +430,8 @@ fn every_verdict_has_its_counter() {
         Reason::Broadcast,
         Reason::LinkLocal,
         Reason::HostLoopback,
+        Reason::Host,
+        Reason::Control,
         Reason::Rule,
         Reason::Default,
     ];
@@ -296,5 +444,5 @@ fn every_verdict_has_its_counter() {
     counters.observe(&policy);
     let mut values = Vec::new();
     counters.visit(|_, value| values.push(value));
-    assert_eq!(values, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]);
+    assert_eq!(values, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]);
 }
