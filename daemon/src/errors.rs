@@ -1,7 +1,7 @@
 //! What ends the process: one clear line that says what failed, where, and what to do; and its exit code.
 
-use crate::logging;
-use std::process::ExitCode;
+use crate::logging::{self, escape::Escape};
+use std::{fmt::Write as _, process::ExitCode};
 
 /// A failure that ends the process. The message names what failed and, where one exists, the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,9 @@ impl Error {
 /// Prints `error` as one line on standard error and gives its exit code.
 pub(crate) fn report(error: &Error) -> ExitCode {
     // If nobody reads it, the exit code has to do.
-    logging::last_words(&format!("nitrotap: {error}\n"));
+    let mut line = String::new();
+    let _ = write!(Escape(&mut line), "nitrotap: {error}");
+    logging::last_words(&format!("{line}\n"));
     ExitCode::from(match error {
         Error::Usage(_) => 2,
         Error::Runtime(_) => 1,

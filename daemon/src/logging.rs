@@ -4,6 +4,7 @@
 //! Nobody who logs waits for who reads: see [`lossy`]. What peers can cause over and over is logged as often as [`seldom!`]
 //! allows.
 
+pub(crate) mod escape;
 mod lossy;
 mod seldom;
 
@@ -72,7 +73,7 @@ fn install(format: LogFormat, writer: BoxMakeWriter, level: &str, colours: bool)
     // A reader of our log that went away must not take the network with it: lines it cannot have are lost.
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
     match format {
-        LogFormat::Text => builder.with_target(false).with_ansi(colours).init(),
+        LogFormat::Text => builder.fmt_fields(escape::Escaped).with_target(false).with_ansi(colours).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
 }
