@@ -4,6 +4,7 @@
 //! ([`engine`]) through [`control::Handle`] and never touches a frame.
 
 pub(crate) mod address;
+mod addresses;
 pub(crate) mod config;
 pub(crate) mod control;
 mod dns;
@@ -15,6 +16,7 @@ mod http_head;
 mod listen;
 mod pid_file;
 pub(crate) mod pin;
+pub(crate) mod ports;
 pub(crate) mod services;
 mod socket;
 mod stream;
@@ -25,17 +27,18 @@ use crate::{
     metrics::{self, Sources},
     procfs,
 };
+use addresses::Watch;
 use config::Config;
-use control::{ExposeError, Handle, LinkKind, Stopped};
+use control::{ExposeError, Handle, LinkKind, Stopped, Who};
 use dns::DnsHandle;
 use gateway::{Guest, Running};
 use listen::{LinkListener, RawListener};
 use nitrotap_core::frame::Framing;
 use pid_file::PidFile;
 use sd_notify::NotifyState;
-use services::{Scope, Services};
+use services::Services;
 use socket::Bound;
-use std::{os::fd::OwnedFd, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, os::fd::OwnedFd, process::ExitCode, sync::Arc, time::Duration};
 use stream::HostStream;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -204,41 +207,65 @@ async fn serve(
 ) -> Result<Option<PidFile>, Error> {
     publish(config, handle).await?;
     let listeners = &config.listeners;
-    let services = |scope| Services::new(handle.clone(), names.clone(), scope);
-    let full = services(Scope::All);
+    let services = || Services::new(handle.clone(), names.clone());
+    let full = services();
     let bind = |url| Bound::listen(url, listeners.socket_mode);
+
+    // All are bound before any accepts: no guest may ever be there before it is known where it must not get.
     // What systemd passes has no URL, and comes behind all that has one.
     let mut index = listeners.number()..;
     let links =
         listeners.links.iter().map(|url| Ok((bind(url)?, listeners.index_of(url)))).collect::<Result<Vec<_>, _>>()?;
-    for (bound, own) in links.into_iter().chain(activated.links.into_iter().map(|bound| (bound, None))) {
+    let links: Vec<_> = links.into_iter().chain(activated.links.into_iter().map(|bound| (bound, None))).collect();
+    let qemu = listeners.qemu.iter().map(|url| (url, LinkKind::Stream(Framing::Qemu)));
+    let raw = qemu.chain(listeners.bess.iter().map(|url| (url, LinkKind::Messages)));
+    let raw = raw
+        .map(|(url, kind)| Ok((bind(url)?, kind, listeners.index_of(url).unwrap_or_default())))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let own = listeners.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let own: Vec<Bound> = own.into_iter().chain(activated.services).collect();
+    let metrics = match config.metrics {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
+    let bound = links.iter().map(|(bound, _)| bound).chain(raw.iter().map(|(bound, ..)| bound)).chain(&own);
+    let metrics_at = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+    keep_guests_out(tasks, handle, bound.filter_map(Bound::tcp).chain(metrics_at).collect()).await?;
+
+    for (bound, own) in links {
         let index = own.or_else(|| index.next()).unwrap_or_default();
         tracing::info!(listener = bound.name(), "listening for links");
         let acceptor = bound.register().map_err(cannot_accept)?;
         let services = listeners.services_on_links.then(|| full.clone());
         tasks.spawn(LinkListener { acceptor, index, handle: handle.clone(), services }.serve());
     }
-    let qemu = listeners.qemu.iter().map(|url| (url, LinkKind::Stream(Framing::Qemu)));
-    for (url, kind) in qemu.chain(listeners.bess.iter().map(|url| (url, LinkKind::Messages))) {
-        let bound = bind(url)?;
-        let index = listeners.index_of(url).unwrap_or_default();
+    for (bound, kind, index) in raw {
         tracing::info!(listener = bound.name(), ?kind, "listening for one link at a time");
         let acceptor = bound.register().map_err(cannot_accept)?;
         tasks.spawn(RawListener { acceptor, index, handle: handle.clone(), kind }.serve());
     }
-    let own = listeners.services.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-    for bound in own.into_iter().chain(activated.services) {
+    for bound in own {
         tracing::info!(listener = bound.name(), "serving the REST interface");
         let acceptor = bound.register().map_err(cannot_accept)?;
         tasks.spawn(serve_services(acceptor, full.clone()));
     }
     if listeners.guest_services {
-        tasks.spawn(serve_guests(guests, services(Scope::Guest)));
+        tasks.spawn(serve_guests(guests, services()));
     }
-    if let Some(address) = config.metrics {
-        metrics::serve(address, sources).await?;
+    if let Some(listener) = metrics {
+        metrics::serve(listener, sources);
     }
     config.pid_file.as_deref().map(PidFile::write).transpose()
+}
+
+/// Tells the data thread which addresses are the host's and where the gateway itself listens, before there is any guest.
+async fn keep_guests_out(tasks: &mut JoinSet<()>, handle: &Handle, control: Vec<SocketAddr>) -> Result<(), Error> {
+    let stopped = |error: Stopped| Error::runtime(error.to_string());
+    let (watch, own) = Watch::start()?;
+    handle.host_addresses(own).await.map_err(stopped)?;
+    handle.control_sockets(control).await.map_err(stopped)?;
+    tasks.spawn(watch.run(handle.clone()));
+    Ok(())
 }
 
 /// Opens the ports that are published from the start.
@@ -246,7 +273,7 @@ async fn publish(config: &Config, handle: &Handle) -> Result<(), Error> {
     for forward in &config.forwards {
         let what = format!("{} {} to {}", forward.local.protocol(), forward.name, forward.to);
         let stopped = |error: Stopped| Error::runtime(format!("cannot publish {what}: {error}"));
-        match handle.expose(forward.clone()).await.map_err(stopped)? {
+        match handle.expose(Who::Operator, forward.clone()).await.map_err(stopped)? {
             Ok(_) => {}
             Err(ExposeError::Bind { error, .. }) => {
                 let remedy = crate::http::remedy(&error);
@@ -271,14 +298,28 @@ async fn serve_services(acceptor: socket::Acceptor, services: Services) {
     }
 }
 
+/// Clients of one tenant at a time; others have room beside them.
+const MAX_GUESTS_PER_TENANT: usize = 8;
+
 async fn serve_guests(mut guests: mpsc::Receiver<Guest>, services: Services) {
     let mut clients = JoinSet::new();
-    while let Some(Guest { stream, address }) = guests.recv().await {
-        let place = services.place().await;
+    let mut seats: BTreeMap<u32, Arc<()>> = BTreeMap::new();
+    while let Some(Guest { stream, asker }) = guests.recv().await {
         while clients.try_join_next().is_some() {}
-        let services = services.clone();
+        seats.retain(|_, seat| Arc::strong_count(seat) > 1);
+        let seat = seats.entry(asker.tenant).or_default();
+        if Arc::strong_count(seat) > MAX_GUESTS_PER_TENANT {
+            tracing::debug!(guest = %asker.address, limit = MAX_GUESTS_PER_TENANT, "too many clients of one guest: one is closed");
+            continue;
+        }
+        let seat = Arc::clone(seat);
+        let place = services.place().await;
+        let services = services.of_guest(asker);
         if let Ok(stream) = HostStream::new(stream) {
-            clients.spawn(async move { services.serve(stream, Some(address), place).await });
+            clients.spawn(async move {
+                services.serve(stream, Some(asker.address), place).await;
+                drop(seat);
+            });
         }
     }
 }

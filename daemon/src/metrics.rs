@@ -117,13 +117,16 @@ fn encode_value(kind: Kind, value: u64, metric: MetricEncoder<'_>) -> fmt::Resul
 /// Scrapers at a time; one is usual.
 const MAX_CONNECTIONS: usize = 16;
 
-/// Serves `sources` on `address` until the process ends.
-pub(crate) async fn serve(address: SocketAddr, sources: Sources) -> Result<(), Error> {
-    let listener = TcpListener::bind(address).await.map_err(|e| {
+/// Listens on `address`.
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|e| {
         Error::runtime(format!("cannot listen on {address} for --metrics: {e}; choose another address or port"))
-    })?;
+    })
+}
+
+/// Serves `sources` there until the process ends.
+pub(crate) fn serve(listener: TcpListener, sources: Sources) {
     tokio::spawn(accept(listener, sources));
-    Ok(())
 }
 
 async fn accept(listener: TcpListener, sources: Sources) {

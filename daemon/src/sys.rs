@@ -2,7 +2,10 @@
 
 pub(crate) mod activation;
 pub(crate) mod alloc;
+pub(crate) mod fork;
+pub(crate) mod pktinfo;
 pub(crate) mod process;
 pub(crate) mod readiness;
+pub(crate) mod standard;
 pub(crate) mod tun;
 pub(crate) mod vsock;

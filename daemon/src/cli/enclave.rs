@@ -212,7 +212,7 @@ async fn serve(tunnel: &mut Tunnel, signals: &mut Signals, sources: Sources, res
     }
     let _resolv_conf = write_resolv_conf(&rest.resolv_conf, rest.gateway);
     if let Some(address) = rest.metrics {
-        metrics::serve(address, sources).await?;
+        metrics::serve(metrics::bind(address).await?, sources);
     }
     // An app that dials out at once would lose its first packet and wait a second for TCP to send it again.
     if tokio::time::timeout(LINK_PATIENCE, tunnel.up()).await.is_err() {

@@ -10,10 +10,11 @@ pub(crate) use compat::rewrite;
 use crate::{
     errors::Error,
     host::{
-        address::{ListenUrl, Purpose, UrlError, socket_address},
+        address::{ListenUrl, Purpose, UrlError},
         config::{MAX_MTU, MIN_MTU},
         control::{Forward, Local},
         pin::Pinned,
+        ports::socket_address,
     },
     limits,
     logging::{self, LogFormat},
@@ -69,7 +70,8 @@ pub(crate) struct Args {
     #[arg(long)]
     services_on_listeners: bool,
 
-    /// Let enclaves expose ports of this host, at http://GATEWAY:80, as gvproxy does
+    /// Let enclaves publish ports of their own on this host, at http://GATEWAY:80, as gvproxy does: over TCP and UDP, from
+    /// port 1024 on, and none that is in use
     #[arg(long)]
     guest_services: bool,
 
@@ -121,8 +123,9 @@ pub(crate) struct Args {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Published ports")]
 struct Ports {
-    /// Let a port of this host lead to a guest: PROTO tcp or udp, ADDR 127.0.0.1 unless given (* is all interfaces), GUEST
-    /// the device unless given, IPv6 in brackets; repeatable
+    /// Let a port of this host lead to a guest: PROTO tcp or udp, ADDR 127.0.0.1 unless given (*, 0.0.0.0 and [::] are all
+    /// interfaces, with IPv4 and IPv6), PORT a number or a service such as http, GUEST the device unless given, IPv6 in
+    /// brackets; repeatable
     #[arg(long, value_name = "[PROTO:][ADDR:]PORT=GUEST:PORT")]
     publish: Vec<Publish>,
 
@@ -193,15 +196,17 @@ struct Network {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "What guests may reach")]
 struct Policy {
-    /// Allow destinations; with one of these, all others are denied; repeatable
+    /// Allow destinations: [PROTO:]DEST[:PORTS] with an address, a network, a name, `any`, `host` (this host's own addresses,
+    /// which `any` is not) or `enclaves` (each other); with one of these, all others are denied; repeatable
     #[arg(long, value_name = "RULE")]
     allow: Vec<Rule>,
 
-    /// Deny destinations, whatever is allowed; repeatable
+    /// Deny destinations, whatever is allowed; `enclaves` keeps enclaves from each other; repeatable
     #[arg(long, value_name = "RULE")]
     deny: Vec<Rule>,
 
-    /// Allow the metadata service of EC2, and with it this instance's credentials
+    /// Allow the metadata service of EC2, and with it this instance's credentials: 169.254.169.254 and fd00:ec2::254, no other
+    /// link-local address
     #[arg(long, alias = "ec2-metadata-access")]
     allow_imds: bool,
 
@@ -244,6 +249,10 @@ struct Limits {
     /// Bytes in the buffers of all TCP connections together, 16K for each at least; K, M and G are powers of 1024
     #[arg(long, value_name = "BYTES", default_value = "512M", value_parser = memory)]
     memory: u64,
+
+    /// Published ports, each of which needs a descriptor
+    #[arg(long, value_name = "N", default_value = "16384")]
+    max_forwards: NonZeroUsize,
 }
 
 pub(crate) fn run(args: Args, format: LogFormat) -> Result<ExitCode, Error> {
@@ -328,7 +337,8 @@ fn memory(text: &str) -> Result<u64, &'static str> {
 /// A forward of gvproxy's configuration: `[udp:]ADDR:PORT` and `IP:PORT`.
 fn publish_local(local: &str, remote: &str) -> Result<Forward, &'static str> {
     let (udp, name) = local.strip_prefix("udp:").map_or((false, local), |rest| (true, rest));
-    let address = socket_address(name).ok_or("expected [udp:]ADDR:PORT before the remote, such as 127.0.0.1:2222")?;
+    let address = socket_address(name, if udp { "udp" } else { "tcp" })
+        .ok_or("expected [udp:]ADDR:PORT before the remote, such as 127.0.0.1:2222")?;
     let to: SocketAddr = remote.parse().map_err(|_| "expected IP:PORT as the remote, such as 192.168.127.2:22")?;
     let local = if udp { Local::Udp(address) } else { Local::Tcp(address) };
     Ok(Forward { name: name.to_owned(), local, to, proxy_protocol: false })

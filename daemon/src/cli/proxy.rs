@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Error> {
             let sources = Sources::default();
             procfs::add_process(&sources);
             server.register(&sources);
-            metrics::serve(address, sources).await?;
+            metrics::serve(metrics::bind(address).await?, sources);
         }
         loop {
             tokio::select! {

@@ -91,7 +91,7 @@ fn unix_path(path: &str) -> Result<PathBuf, UrlError> {
 }
 
 /// `ADDR:PORT`, where ADDR may be `localhost`, or nothing for all interfaces.
-pub(crate) fn socket_address(text: &str) -> Option<SocketAddr> {
+pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse().ok()?;
     match host {

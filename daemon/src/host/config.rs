@@ -132,6 +132,8 @@ pub(crate) struct Limits {
     pub(crate) flow_rate: Option<NonZeroU64>,
     /// Bytes in the buffers of all TCP connections together.
     pub(crate) memory: u64,
+    /// Published ports.
+    pub(crate) max_forwards: NonZeroUsize,
 }
 
 impl Default for Limits {
@@ -148,6 +150,7 @@ impl Default for Limits {
             connection_rate: None,
             flow_rate: None,
             memory: 512 << 20,
+            max_forwards: at_most(16_384),
         }
     }
 }

@@ -5,7 +5,13 @@
 //! by the listener's own backlog.
 
 use crate::drive::mailbox::Mailbox;
-use nitrotap_core::frame::Framing;
+use nitrotap_core::{
+    frame::Framing,
+    gateway::{
+        policy::HostAddresses,
+        publishing::{Asker, NotForGuests},
+    },
+};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -86,6 +92,15 @@ impl Local {
     }
 }
 
+/// Who asks for a forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// Whoever may do everything.
+    Operator,
+    /// A guest, about its own.
+    Guest(Asker),
+}
+
 /// Why a port cannot be exposed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExposeError {
@@ -97,6 +112,8 @@ pub(crate) enum ExposeError {
     TooMany(usize),
     #[error("{0} is not in the virtual network")]
     NotAGuest(SocketAddr),
+    #[error(transparent)]
+    NotForGuests(#[from] NotForGuests),
 }
 
 /// Numbers for `/stats`.
@@ -109,10 +126,10 @@ type Reply<T> = oneshot::Sender<T>;
 pub(crate) enum Request {
     Attach(Box<Attach>),
     Tunnel(Tunnel),
-    Expose(Forward, Reply<Result<SocketAddr, ExposeError>>),
+    Expose(Who, Forward, Reply<Result<SocketAddr, ExposeError>>),
     /// Protocol and name; false if there is no such forward.
-    Unexpose(&'static str, String, Reply<bool>),
-    Forwards(Reply<Vec<Forward>>),
+    Unexpose(Who, &'static str, String, Reply<bool>),
+    Forwards(Who, Reply<Vec<Forward>>),
     Cam(Reply<Vec<(Mac, u64)>>),
     Leases(Reply<BTreeMap<Ipv4Addr, Mac>>),
     Stats(Reply<Stats>),
@@ -125,6 +142,10 @@ pub(crate) enum Request {
     },
     /// Begin the capture's file anew.
     ReopenCapture,
+    /// The host's own addresses, or the ways by which it reaches the world, have changed.
+    HostAddresses(HostAddresses),
+    /// Where the gateway itself listens over TCP.
+    Control(Vec<SocketAddr>),
     Stop,
 }
 
@@ -163,18 +184,18 @@ impl Handle {
     }
 
     /// Opens a port; gives the address it listens on (port 0 becomes a real one; 0.0.0.0:0 for unix).
-    pub(crate) async fn expose(&self, forward: Forward) -> Result<Result<SocketAddr, ExposeError>, Stopped> {
-        self.ask(|reply| Request::Expose(forward, reply)).await
+    pub(crate) async fn expose(&self, who: Who, forward: Forward) -> Result<Result<SocketAddr, ExposeError>, Stopped> {
+        self.ask(|reply| Request::Expose(who, forward, reply)).await
     }
 
     /// Closes a port; connections that stand go on. False if there is no such forward.
-    pub(crate) async fn unexpose(&self, protocol: &'static str, name: String) -> Result<bool, Stopped> {
-        self.ask(|reply| Request::Unexpose(protocol, name, reply)).await
+    pub(crate) async fn unexpose(&self, who: Who, protocol: &'static str, name: String) -> Result<bool, Stopped> {
+        self.ask(|reply| Request::Unexpose(who, protocol, name, reply)).await
     }
 
-    /// All forwards, sorted by name, then protocol.
-    pub(crate) async fn forwards(&self) -> Result<Vec<Forward>, Stopped> {
-        self.ask(Request::Forwards).await
+    /// All forwards, sorted by name, then protocol; for a guest, its own.
+    pub(crate) async fn forwards(&self, who: Who) -> Result<Vec<Forward>, Stopped> {
+        self.ask(|reply| Request::Forwards(who, reply)).await
     }
 
     /// Learned MAC addresses and the number of the link each is on.
@@ -205,6 +226,16 @@ impl Handle {
     /// Begins the capture's file anew, if there is one.
     pub(crate) fn reopen_capture(&self) {
         self.try_send(Request::ReopenCapture);
+    }
+
+    /// The host's own addresses, as they are now.
+    pub(crate) async fn host_addresses(&self, own: HostAddresses) -> Result<(), Stopped> {
+        self.send(Request::HostAddresses(own)).await
+    }
+
+    /// Where the gateway itself listens over TCP: no link that is attached later ever gets there.
+    pub(crate) async fn control_sockets(&self, sockets: Vec<SocketAddr>) -> Result<(), Stopped> {
+        self.send(Request::Control(sockets)).await
     }
 
     /// Ends the data thread.

@@ -29,11 +29,11 @@ use capture::Recorder;
 use counters::EngineCounters;
 use duplicates::Told;
 use flow::FlowSocket;
-use forward::Forwards;
+use forward::{Client, Forwards};
 use link::Link;
 use nitrotap_core::{
     counters::Shared,
-    gateway::{self, FlowId, Gateway, Output, PortId, SessionId, Target, turns::Turns},
+    gateway::{self, FlowId, Gateway, Output, PortId, SessionId, Target, publishing::Asker, turns::Turns},
     pcap::CaptureCounters,
     time::Instant,
 };
@@ -55,7 +55,7 @@ pub(crate) struct Hooks {
     /// A question for the name server, with the number its answer must bear; false if it cannot be taken.
     pub(crate) ask: Box<dyn FnMut(u64, Vec<u8>) -> bool + Send>,
     /// A guest's connection to a service of the gateway, as a stream, and the guest; false if nobody takes it.
-    pub(crate) serve: Box<dyn FnMut(Target, SocketAddr, OwnedFd) -> bool + Send>,
+    pub(crate) serve: Box<dyn FnMut(Target, Asker, OwnedFd) -> bool + Send>,
 }
 
 /// What the data thread is told once.
@@ -65,6 +65,8 @@ pub(crate) struct EngineConfig {
     pub(crate) capture: Option<CaptureConfig>,
     /// Bytes per second and direction that one connection may move.
     pub(crate) flow_rate: Option<u64>,
+    /// Published ports at a time.
+    pub(crate) max_forwards: usize,
 }
 
 /// Starts the data thread. The receiver is told when it has ended: without an error only after [`Handle::stop`].
@@ -103,6 +105,9 @@ pub(crate) fn start(
         throttled: BTreeSet::new(),
         retries: BTreeSet::new(),
         buffer: vec![0; BUFFER].into(),
+        uplink: 0,
+        control: Vec::new(),
+        max_forwards: config.max_forwards,
         counters: EngineCounters::default(),
         shared,
         stopped: false,
@@ -169,7 +174,7 @@ struct Worker {
     /// By [`SessionId::index`].
     sessions: Vec<Option<SessionSocket>>,
     /// Sessions that the world began: by the forward's number and the client's address.
-    inbound: BTreeMap<(u32, SocketAddr), SessionId>,
+    inbound: BTreeMap<(u32, Client), SessionId>,
     forwards: Forwards,
     /// Connections to look at in this turn.
     active: VecDeque<FlowId>,
@@ -180,6 +185,11 @@ struct Worker {
     /// What the kernel had no memory or no descriptors for, and when that is tried again.
     retries: BTreeSet<(Instant, Source)>,
     buffer: Box<[u8]>,
+    /// Grows whenever the host's addresses or routes have changed.
+    uplink: u64,
+    /// Where the gateway itself listens over TCP.
+    control: Vec<SocketAddr>,
+    max_forwards: usize,
     counters: EngineCounters,
     shared: Published,
     stopped: bool,
@@ -202,7 +212,9 @@ impl Worker {
         let timeout = if self.turns.is_idle() {
             let throttled = self.throttled.first().map(|(at, _)| *at);
             let retries = self.retries.first().map(|(at, _)| *at);
-            self.gateway.poll_timeout().into_iter().chain(throttled).chain(retries).min().map(|at| at.since(now))
+            let publishing = self.forwards.publishing.poll_timeout();
+            let own = throttled.into_iter().chain(retries).chain(publishing);
+            self.gateway.poll_timeout().into_iter().chain(own).min().map(|at| at.since(now))
         } else {
             Some(Duration::ZERO)
         };
@@ -236,6 +248,7 @@ impl Worker {
             self.throttled.pop_first();
             self.activate(flow);
         }
+        self.end_forwards(now);
         self.settle(now);
         let took = u64::try_from(self.clock.now().since(now).as_nanos()).unwrap_or(u64::MAX);
         self.counters.turns += 1;

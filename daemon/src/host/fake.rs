@@ -30,15 +30,15 @@ pub(super) fn data_thread() -> (Handle, mpsc::Receiver<Given>) {
                 match waiting.request {
                     Request::Attach(attach) => give.send(Given::Attach(*attach)).unwrap_or_default(),
                     Request::Tunnel(tunnel) => give.send(Given::Tunnel(tunnel)).unwrap_or_default(),
-                    Request::Expose(forward, reply) => {
+                    Request::Expose(_, forward, reply) => {
                         let _ = reply.send(expose(&mut forwards, forward));
                     }
-                    Request::Unexpose(protocol, name, reply) => {
+                    Request::Unexpose(_, protocol, name, reply) => {
                         let before = forwards.len();
                         forwards.retain(|f| f.name != name || f.local.protocol() != protocol);
                         let _ = reply.send(forwards.len() < before);
                     }
-                    Request::Forwards(reply) => {
+                    Request::Forwards(_, reply) => {
                         let _ = reply.send(forwards.clone());
                     }
                     Request::Cam(reply) => {
@@ -53,7 +53,11 @@ pub(super) fn data_thread() -> (Handle, mpsc::Receiver<Given>) {
                         let stats = [("TCP.CurrentEstablished", 2), ("BytesSent", 5), ("BytesReceived", 6)];
                         let _ = reply.send(stats.map(|(name, value)| (name.to_owned(), value)).into());
                     }
-                    Request::DnsAnswer { .. } | Request::Learn(_) | Request::ReopenCapture => {}
+                    Request::DnsAnswer { .. }
+                    | Request::Learn(_)
+                    | Request::ReopenCapture
+                    | Request::HostAddresses(_)
+                    | Request::Control(_) => {}
                     Request::Stop => {
                         let _ = give.send(Given::Stop);
                         return;

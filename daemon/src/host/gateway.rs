@@ -13,10 +13,10 @@ use nitrotap_core::gateway::{
     self, SourcePortsConfig, Target, TenantLimits,
     dns::{DnsConfig, Transport},
     policy,
+    publishing::Asker,
 };
 use std::{
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     sync::Arc,
@@ -44,7 +44,7 @@ pub(super) struct Running {
 pub(super) struct Guest {
     /// Non-blocking.
     pub(super) stream: OwnedFd,
-    pub(super) address: IpAddr,
+    pub(super) asker: Asker,
 }
 
 /// Starts both; the name server on the runtime around this call.
@@ -61,9 +61,9 @@ pub(super) fn start(config: &Config, sources: &Sources) -> Result<Running, Error
     let asked = names.clone();
     let hooks = engine::Hooks {
         ask: Box::new(move |client, query| asked.try_query(client, Transport::Udp, query)),
-        serve: Box::new(move |target, guest, stream| match target {
+        serve: Box::new(move |target, asker, stream| match target {
             Target::Dns => streams.try_send(stream).is_ok(),
-            Target::Services => to_services.try_send(Guest { stream, address: guest.ip() }).is_ok(),
+            Target::Services => to_services.try_send(Guest { stream, asker }).is_ok(),
             Target::Address(_) => false,
         }),
     };
@@ -76,7 +76,8 @@ pub(super) fn start(config: &Config, sources: &Sources) -> Result<Running, Error
         tracing::info!(%prefix, "guests get IPv6");
     }
     let flow_rate = config.limits.flow_rate.map(Into::into);
-    let engine = EngineConfig { gateway: gateway_config(config), hooks, capture, flow_rate };
+    let max_forwards = config.limits.max_forwards.get();
+    let engine = EngineConfig { gateway: gateway_config(config), hooks, capture, flow_rate, max_forwards };
     let ended = engine::start(engine, clock, mailbox, sources)?;
     Ok(Running { handle, names, guests, ended })
 }

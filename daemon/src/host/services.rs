@@ -10,6 +10,8 @@
 //! - JSON that cannot be read, and a zone that cannot be taken, are 400 with words of their own;
 //! - a record without an expression has no `Regexp`, as in later versions;
 //! - `expose` for `unix` replaces a dead socket only, where gvproxy removes whatever file is there;
+//! - a guest publishes ports of its own addresses only, over TCP and UDP, from 1024 on and none that the operator uses, and sees
+//!   and removes what it has published only: else 403, or what gvproxy says about a forward that is not there;
 //! - `/stats` has this gateway's counters; redirects for folders are 404.
 
 mod answer;
@@ -19,7 +21,12 @@ mod patient;
 mod tunnel;
 mod zones;
 
-use super::{control::Handle, dns::DnsHandle, http_head::Refusal, stream::HostStream};
+use super::{
+    control::{Handle, Who},
+    dns::DnsHandle,
+    http_head::Refusal,
+    stream::HostStream,
+};
 use answer::Answer;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{
@@ -30,6 +37,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nitrotap_core::gateway::publishing::Asker;
 use patient::Patient;
 use std::{
     fmt,
@@ -57,27 +65,25 @@ const MAX_BODY: usize = 1 << 20;
 /// `ReadTimeout`.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Which part of the interface a client sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// Everything but `/connect`.
-    All,
-    /// Forwards only: what gvproxy shows to guests on port 80 of the gateway.
-    Guest,
-}
-
 /// The interface; clones share its limits.
 #[derive(Clone)]
 pub(crate) struct Services {
     handle: Handle,
     names: DnsHandle,
-    scope: Scope,
+    /// A guest sees forwards only, as on port 80 of gvproxy's gateway, and of them its own.
+    who: Who,
     places: Arc<Semaphore>,
 }
 
 impl Services {
-    pub(crate) fn new(handle: Handle, names: DnsHandle, scope: Scope) -> Self {
-        Self { handle, names, scope, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+    /// For clients that may do everything.
+    pub(crate) fn new(handle: Handle, names: DnsHandle) -> Self {
+        Self { handle, names, who: Who::Operator, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+    }
+
+    /// For a guest.
+    pub(crate) fn of_guest(&self, asker: Asker) -> Self {
+        Self { who: Who::Guest(asker), ..self.clone() }
     }
 
     /// Waits until one more client can be served.
@@ -141,7 +147,7 @@ impl Services {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
         // No path takes a body but these, and a tunnel's bytes must not be taken for one.
-        let body = if let Some(Action::Post(_)) = route(self.scope, &path)
+        let body = if let Some(Action::Post(_)) = route(self.who, &path)
             && method == Method::POST
         {
             match read_body(request.into_body()).await {
@@ -156,17 +162,17 @@ impl Services {
 
     async fn dispatch(&self, method: &Method, path: &str, query: &str, body: &[u8], peer: Option<IpAddr>) -> Routed {
         let handle = &self.handle;
-        Routed::Answer(match route(self.scope, path) {
+        Routed::Answer(match route(self.who, path) {
             None => Answer::not_found(),
             Some(Action::Tunnel) => match tunnel::target(query) {
                 Ok(to) => return Routed::Tunnel(to),
                 Err(answer) => answer,
             },
             Some(Action::Post(_)) if method != Method::POST => Answer::bad_request("post only"),
-            Some(Action::Post(Post::Expose)) => forwarder::expose(handle, body, peer).await,
-            Some(Action::Post(Post::Unexpose)) => forwarder::unexpose(handle, body).await,
+            Some(Action::Post(Post::Expose)) => forwarder::expose(handle, self.who, body, peer).await,
+            Some(Action::Post(Post::Unexpose)) => forwarder::unexpose(handle, self.who, body).await,
             Some(Action::Post(Post::AddZone)) => zones::add(&self.names, body).await,
-            Some(Action::Forwards) => forwarder::all(handle).await,
+            Some(Action::Forwards) => forwarder::all(handle, self.who).await,
             Some(Action::Zones) => zones::all(&self.names).await,
             Some(Action::Leases) => answer::of(handle.leases().await, |leases| {
                 json::object(leases.into_iter().map(|(ip, mac)| (ip.to_string(), json::mac(mac).into())))
@@ -181,7 +187,7 @@ impl Services {
 
 impl fmt::Debug for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Services").field("scope", &self.scope).finish_non_exhaustive()
+        f.debug_struct("Services").field("who", &self.who).finish_non_exhaustive()
     }
 }
 
@@ -221,18 +227,18 @@ enum Post {
     AddZone,
 }
 
-fn route(scope: Scope, path: &str) -> Option<Action> {
-    Some(match (path, scope) {
+fn route(who: Who, path: &str) -> Option<Action> {
+    Some(match (path, who) {
         ("/services/forwarder/all", _) => Action::Forwards,
         ("/services/forwarder/expose", _) => Action::Post(Post::Expose),
         ("/services/forwarder/unexpose", _) => Action::Post(Post::Unexpose),
-        (_, Scope::Guest) => return None,
-        ("/services/dns/all", Scope::All) => Action::Zones,
-        ("/services/dns/add", Scope::All) => Action::Post(Post::AddZone),
-        ("/services/dhcp/leases" | "/leases", Scope::All) => Action::Leases,
-        ("/cam", Scope::All) => Action::Cam,
-        ("/stats", Scope::All) => Action::Stats,
-        ("/tunnel", Scope::All) => Action::Tunnel,
+        (_, Who::Guest(_)) => return None,
+        ("/services/dns/all", Who::Operator) => Action::Zones,
+        ("/services/dns/add", Who::Operator) => Action::Post(Post::AddZone),
+        ("/services/dhcp/leases" | "/leases", Who::Operator) => Action::Leases,
+        ("/cam", Who::Operator) => Action::Cam,
+        ("/stats", Who::Operator) => Action::Stats,
+        ("/tunnel", Who::Operator) => Action::Tunnel,
         _ => return None,
     })
 }

@@ -70,6 +70,11 @@ impl Bound {
         &self.name
     }
 
+    /// Where it listens, if over TCP.
+    pub(crate) fn tcp(&self) -> Option<SocketAddr> {
+        net::getsockname(&self.fd).ok().and_then(|any| SocketAddr::try_from(any).ok())
+    }
+
     /// Starts accepting, on the runtime around this call. The socket file goes when the acceptor does.
     pub(crate) fn register(self) -> io::Result<Acceptor> {
         let vsock = net::sockopt::socket_domain(&self.fd)? == AddressFamily::VSOCK;

@@ -6,6 +6,7 @@ use crate::host::{
     control::{Forward, Local},
     fake::{Given, data_thread, names},
 };
+use nitrotap_core::gateway::{FlowId, publishing::Asker};
 use std::{
     future::pending,
     io::{Read as _, Write as _},
@@ -98,7 +99,8 @@ async fn it_serves_what_was_asked_for_and_ends_when_told_with_nothing_left_behin
         assert_eq!(attach.kind, LinkKind::Stream(Framing::Qemu));
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        world.guests.blocking_send(Guest { stream: ours.into(), address: [192, 168, 127, 2].into() }).unwrap();
+        let asker = Asker { flow: FlowId::from_u64(1), tenant: 5, address: [192, 168, 127, 2].into() };
+        world.guests.blocking_send(Guest { stream: ours.into(), asker }).unwrap();
         assert_eq!(forwards(theirs), listed);
         // It is the last thing that is made.
         while !folder.join("pid").exists() {

@@ -7,11 +7,11 @@ use crate::{
         Embedded,
         address::ListenUrl,
         config::{Config, DEVICE_MAC, Limits, Listeners, MAX_MTU, Network, SUBNET},
-        control::{Forward, Local},
+        control::{Forward, Local, Who},
     },
 };
 use ipnet::Ipv6Net;
-use nitrotap_core::gateway::policy::PolicyConfig;
+use nitrotap_core::gateway::policy::{Action, Dest, PolicyConfig, Ports, Rule};
 use std::{net::Ipv4Addr, path::Path};
 
 /// A running gateway; ended on drop.
@@ -50,7 +50,12 @@ impl Gateway {
                 };
                 let cannot =
                     |e: &dyn std::fmt::Display| Error::runtime(format!("cannot publish {}: {e}", publish.outside));
-                gateway.handle().expose(forward).await.map_err(|e| cannot(&e))?.map_err(|e| cannot(&e))?;
+                gateway
+                    .handle()
+                    .expose(Who::Operator, forward)
+                    .await
+                    .map_err(|e| cannot(&e))?
+                    .map_err(|e| cannot(&e))?;
                 Ok(())
             }
             Self::Command(gvproxy) => gvproxy.publish(publish, guest).await,
@@ -66,7 +71,8 @@ impl Gateway {
     }
 }
 
-/// gvproxy's network at the largest MTU, from which this machine's loopback is reached, as an app under development wants.
+/// gvproxy's network at the largest MTU, from which this machine is reached at all its addresses, as an app under development
+/// wants.
 fn built_in(socket: &Path, subnet6: Option<Ipv6Net>) -> Result<Config, Error> {
     let mut network = Network::in_subnet(SUBNET).map_err(Error::runtime)?;
     network.mtu = MAX_MTU;
@@ -84,7 +90,12 @@ fn built_in(socket: &Path, subnet6: Option<Ipv6Net>) -> Result<Config, Error> {
             socket_mode: 0o600,
         },
         network,
-        policy: PolicyConfig { host_loopback: true, ..PolicyConfig::default() },
+        policy: PolicyConfig {
+            allow: vec![Rule { proto: None, dest: Dest::Host, ports: Ports::default() }],
+            default: Some(Action::Allow),
+            host_loopback: true,
+            ..PolicyConfig::default()
+        },
         limits: Limits::default(),
         forwards: Vec::new(),
         resolv_conf: "/etc/resolv.conf".into(),

@@ -3,6 +3,7 @@
 use crate::host::{
     address::any_interface,
     control::{Forward, Local},
+    ports,
 };
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -63,7 +64,8 @@ impl FromStr for Publish {
                 None => IpAddr::V4(address.parse().map_err(|_| PublishError::Address)?),
             },
         };
-        let port = |text: &str| text.parse().ok().filter(|port| *port > 0).ok_or(PublishError::Port);
+        let protocol = if udp { "udp" } else { "tcp" };
+        let port = |text: &str| ports::port(text, protocol).filter(|port| *port > 0).ok_or(PublishError::Port);
         let bound = SocketAddr::new(ip, port(local_port)?);
         let name = match address {
             // Known as gvproxy would know it.
@@ -91,7 +93,7 @@ pub(super) enum PublishError {
         "the guest behind = is neither an IPv4 address nor an IPv6 one in brackets; leave it out for the device: 443=:8443"
     )]
     Guest,
-    #[error("a port is a number from 1 to 65535; expected [PROTO:][ADDR:]PORT=GUEST:PORT")]
+    #[error("a port is a number from 1 to 65535 or a service such as http; expected [PROTO:][ADDR:]PORT=GUEST:PORT")]
     Port,
 }
 
@@ -111,6 +113,8 @@ mod tests {
             ("0.0.0.0:80=:80", "tcp 0.0.0.0:80", "0.0.0.0:80", "192.168.127.2:80"),
             ("443=[fd00::2]:8443", "tcp 127.0.0.1:443", "127.0.0.1:443", "[fd00::2]:8443"),
             ("udp:[::1]:53=:53", "udp [::1]:53", "[::1]:53", "192.168.127.2:53"),
+            ("http=:https", "tcp 127.0.0.1:80", "127.0.0.1:80", "192.168.127.2:443"),
+            ("udp:0.0.0.0:domain=:53", "udp 0.0.0.0:53", "0.0.0.0:53", "192.168.127.2:53"),
         ] {
             let forward = text.parse::<Publish>().unwrap().forward(DEVICE, false);
             let bound = match &forward.local {
@@ -136,6 +140,8 @@ mod tests {
             ("0=:1", PublishError::Port),
             ("1=:65536", PublishError::Port),
             ("x=:1", PublishError::Port),
+            ("+1=:1", PublishError::Port),
+            ("udp:nosuchservice=:1", PublishError::Port),
             ("sctp:1=:1", PublishError::Address),
             ("localhost:1=:1", PublishError::Address),
             ("::1:80=:1", PublishError::Address),

@@ -83,6 +83,7 @@ pub(super) fn config(args: Args, settings: Option<Settings>, activated: bool) ->
         connection_rate: args.limits.connection_rate,
         flow_rate: args.limits.rate,
         memory: args.limits.memory,
+        max_forwards: args.limits.max_forwards,
     };
     Ok(Config {
         listeners,

@@ -37,6 +37,8 @@ nitrotap_core::counters! {
         dial_no_port: Counter "nitrotap_host_dials_without_port" {},
         /// Times that the kernel had no memory for a read or a write, which is tried again.
         shortages: Counter "nitrotap_host_shortages" {},
+        /// Sockets of datagram sessions that were replaced because the host's addresses or routes had changed.
+        sockets_replaced: Counter "nitrotap_host_sockets_replaced" {},
         /// Times the loop went round.
         turns: Counter "nitrotap_host_turns" {},
         /// The most work in one turn of the loop so far, in units of a frame.

@@ -46,7 +46,7 @@ impl Worker {
     pub(super) fn dial(&mut self, now: Instant, flow: FlowId, target: Target, guest: SocketAddr) {
         let dialed = match target {
             Target::Address(to) => self.dial_address(flow, to),
-            Target::Dns | Target::Services => self.dial_service(flow, target, guest),
+            Target::Dns | Target::Services => self.dial_service(flow, target),
         };
         match dialed {
             Ok(connected) => {
@@ -77,11 +77,12 @@ impl Worker {
         Ok(connected)
     }
 
-    fn dial_service(&mut self, flow: FlowId, target: Target, guest: SocketAddr) -> io::Result<bool> {
+    fn dial_service(&mut self, flow: FlowId, target: Target) -> io::Result<bool> {
+        let asker = self.gateway.asker(flow).ok_or(Errno::CONNREFUSED)?;
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .inspect_err(|_| self.counters.no_socket += 1)?;
-        if !(self.hooks.serve)(target, guest, theirs) {
+        if !(self.hooks.serve)(target, asker, theirs) {
             return Err(Errno::CONNREFUSED);
         }
         self.poller.watch(&ours, Source::Flow(flow))?;

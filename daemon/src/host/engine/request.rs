@@ -20,9 +20,9 @@ impl Worker {
                 Ok(()) => self.join(now, stream, to, received),
                 Err(error) => tracing::debug!(%to, %error, "a tunnel cannot be used"),
             },
-            Request::Expose(forward, reply) => drop(reply.send(self.expose(forward))),
-            Request::Unexpose(protocol, name, reply) => drop(reply.send(self.unexpose(protocol, &name))),
-            Request::Forwards(reply) => drop(reply.send(self.forwards.all())),
+            Request::Expose(who, forward, reply) => drop(reply.send(self.expose(now, who, forward))),
+            Request::Unexpose(who, protocol, name, reply) => drop(reply.send(self.unexpose(who, protocol, &name))),
+            Request::Forwards(who, reply) => drop(reply.send(self.forwards.all(who))),
             Request::Cam(reply) => {
                 let cam = self.gateway.addresses();
                 drop(reply.send(cam.into_iter().map(|(mac, port)| (mac, port.to_u64())).collect()));
@@ -37,6 +37,14 @@ impl Worker {
                 if let Some(capture) = &mut self.capture {
                     capture.reopen();
                 }
+            }
+            Request::HostAddresses(own) => {
+                self.gateway.policy().set_host(own);
+                self.uplink += 1;
+            }
+            Request::Control(sockets) => {
+                self.control.clone_from(&sockets);
+                self.gateway.policy().set_control(sockets);
             }
             Request::Stop => self.stopped = true,
         }

@@ -1,6 +1,7 @@
 //! The world's end of datagram sessions: one socket for each, or the published port's for those that the world began.
 
-use super::{Source, Worker, is_shortage};
+use super::{Source, Worker, forward::Client, is_shortage};
+use crate::sys::pktinfo;
 use nitrotap_core::{
     gateway::{Kind, SessionError, SessionId, turns},
     time::Instant,
@@ -8,17 +9,25 @@ use nitrotap_core::{
 use rustix::{
     io::{self, Errno},
     net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, send, sendto,
-        socket_with, sockopt,
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, getsockname, ipproto, recv, send,
+        sendto, socket_with, sockopt,
     },
 };
-use std::{net::SocketAddr, os::fd::OwnedFd};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
 /// The world's end of one session.
 #[derive(Debug)]
 pub(super) struct SessionSocket {
     session: SessionId,
     end: End,
+    /// The host's addresses and routes ([`Worker::uplink`]) that the socket is known to fit.
+    uplink: u64,
+    /// When another socket was last tried because of an error.
+    tried: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -26,8 +35,11 @@ enum End {
     /// A socket that is connected to the peer.
     Own(OwnedFd),
     /// The published port with this number, where this client is.
-    Published(u32, SocketAddr),
+    Published(u32, Client),
 }
+
+/// How soon another socket is tried again after an error.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Datagrams read from one socket before others get their turn.
 const TURN: usize = 64;
@@ -35,7 +47,6 @@ const TURN: usize = 64;
 impl Worker {
     /// Sends what a guest has for the world.
     pub(super) fn send_datagram(&mut self, session: SessionId, kind: Kind, to: SocketAddr, payload: &[u8]) {
-        let index = session.index();
         if !self.has_session(session) {
             match self.open_socket(session, kind, to) {
                 Ok(fd) => self.add_session(session, End::Own(fd)),
@@ -49,22 +60,14 @@ impl Worker {
                 }
             }
         }
-        let Some(SessionSocket { end, .. }) = self.sessions.get(index).and_then(Option::as_ref) else { return };
-        let sent = match end {
-            End::Own(fd) => send(fd, payload, SendFlags::NOSIGNAL).map(drop).inspect_err(|errno| {
-                if *errno == Errno::MSGSIZE
-                    && let Ok(mtu) = if to.is_ipv4() { sockopt::ip_mtu(fd) } else { sockopt::ipv6_mtu(fd) }
-                {
-                    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-                    self.gateway.session_failed(session, SessionError::TooLong(mtu));
-                }
-            }),
-            End::Published(forward, client) => match self.forwards.socket(*forward) {
-                Some(fd) => sendto(fd, payload, SendFlags::NOSIGNAL, client).map(drop),
-                // It was unexposed; its sessions end with their silence.
-                None => Ok(()),
-            },
-        };
+        self.follow_uplink(session, kind, to);
+        let mut sent = self.send_once(session, to, payload);
+        if let Err(errno) = sent
+            && is_about_the_way_out(errno)
+            && self.try_another(session, kind, to)
+        {
+            sent = self.send_once(session, to, payload);
+        }
         if let Err(errno) = sent {
             self.counters.datagrams_refused += 1;
             if let Some(error) = session_error(errno) {
@@ -73,20 +76,104 @@ impl Worker {
         }
     }
 
-    fn open_socket(&self, session: SessionId, kind: Kind, to: SocketAddr) -> io::Result<OwnedFd> {
-        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let protocol = match kind {
-            Kind::Udp => None,
-            // Without privileges where `net.ipv4.ping_group_range` allows it, which is for both families.
-            Kind::Ping if to.is_ipv6() => Some(ipproto::ICMPV6),
-            Kind::Ping => Some(ipproto::ICMP),
+    fn send_once(&mut self, session: SessionId, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
+        let Some(SessionSocket { end, .. }) = self.sessions.get(session.index()).and_then(Option::as_ref) else {
+            return Ok(());
         };
-        let fd = socket_with(family, SocketType::DGRAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, protocol)?;
-        connect(&fd, &to)?;
+        match end {
+            End::Own(fd) => send(fd, payload, SendFlags::NOSIGNAL).map(drop).inspect_err(|errno| {
+                if *errno == Errno::MSGSIZE
+                    && let Ok(mtu) = if to.is_ipv4() { sockopt::ip_mtu(fd) } else { sockopt::ipv6_mtu(fd) }
+                {
+                    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+                    self.gateway.session_failed(session, SessionError::TooLong(mtu));
+                }
+            }),
+            End::Published(forward, Client { address, asked }) => match (self.forwards.socket(*forward), asked) {
+                (Some(fd), Some(asked)) => pktinfo::send(fd, payload, *address, *asked),
+                (Some(fd), None) => sendto(fd, payload, SendFlags::NOSIGNAL, address).map(drop),
+                // It was unexposed; its sessions end with their silence.
+                (None, _) => Ok(()),
+            },
+        }
+    }
+
+    /// A connected socket keeps the address that it began with. After the host's addresses or routes have changed, one that
+    /// would begin with another takes its place: as with the kernel's own NAT, whose mapping would be gone too.
+    fn follow_uplink(&mut self, session: SessionId, kind: Kind, to: SocketAddr) {
+        let uplink = self.uplink;
+        let Some(socket) = self.sessions.get_mut(session.index()).and_then(Option::as_mut) else { return };
+        if socket.uplink == uplink {
+            return;
+        }
+        socket.uplink = uplink;
+        let End::Own(old) = &socket.end else { return };
+        let before = source(old);
+        // Where there is no way at all now, the next change is waited for.
+        if let Ok(new) = connected(kind, to)
+            && source(&new) != before
+        {
+            self.replace_socket(session, new);
+        }
+    }
+
+    /// After an error that another socket may not have; true if there is one now.
+    fn try_another(&mut self, session: SessionId, kind: Kind, to: SocketAddr) -> bool {
+        let now = self.clock.now();
+        let Some(socket) = self.sessions.get_mut(session.index()).and_then(Option::as_mut) else { return false };
+        if !matches!(socket.end, End::Own(_)) || socket.tried.is_some_and(|tried| now.since(tried) < RETRY) {
+            return false;
+        }
+        socket.tried = Some(now);
+        connected(kind, to).is_ok_and(|new| self.replace_socket(session, new))
+    }
+
+    fn replace_socket(&mut self, session: SessionId, new: OwnedFd) -> bool {
+        if self.poller.watch(&new, Source::Session(session)).is_err() {
+            return false;
+        }
+        if let Some(socket) = self.sessions.get_mut(session.index()).and_then(Option::as_mut) {
+            socket.end = End::Own(new);
+            self.counters.sockets_replaced += 1;
+        }
+        true
+    }
+
+    fn open_socket(&self, session: SessionId, kind: Kind, to: SocketAddr) -> io::Result<OwnedFd> {
+        let fd = connected(kind, to)?;
         self.poller.watch(&fd, Source::Session(session))?;
         Ok(fd)
     }
+}
 
+/// A socket that talks to one peer.
+fn connected(kind: Kind, to: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let protocol = match kind {
+        Kind::Udp => None,
+        // Without privileges where `net.ipv4.ping_group_range` allows it, which is for both families.
+        Kind::Ping if to.is_ipv6() => Some(ipproto::ICMPV6),
+        Kind::Ping => Some(ipproto::ICMP),
+    };
+    let fd = socket_with(family, SocketType::DGRAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, protocol)?;
+    connect(&fd, &to)?;
+    Ok(fd)
+}
+
+/// The address that a socket sends from.
+fn source(fd: &OwnedFd) -> Option<IpAddr> {
+    getsockname(fd).ok().and_then(|any| SocketAddr::try_from(any).ok()).map(|address| address.ip())
+}
+
+/// Whether an error may come of an address or a way out that are no longer there.
+fn is_about_the_way_out(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::INVAL | Errno::ADDRNOTAVAIL | Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::NODEV
+    )
+}
+
+impl Worker {
     /// Whether a session is known here.
     pub(super) fn has_session(&self, session: SessionId) -> bool {
         self.sessions.get(session.index()).and_then(Option::as_ref).is_some_and(|socket| socket.session == session)
@@ -103,11 +190,11 @@ impl Worker {
         if self.sessions.len() <= index {
             self.sessions.resize_with(index + 1, || None);
         }
-        self.sessions[index] = Some(SessionSocket { session, end });
+        self.sessions[index] = Some(SessionSocket { session, end, uplink: self.uplink, tried: None });
     }
 
     /// A client of a published port begins a session.
-    pub(super) fn add_inbound(&mut self, session: SessionId, forward: u32, client: SocketAddr) {
+    pub(super) fn add_inbound(&mut self, session: SessionId, forward: u32, client: Client) {
         self.add_session(session, End::Published(forward, client));
         self.inbound.insert((forward, client), session);
     }

@@ -3,7 +3,6 @@
 use super::*;
 use crate::host::{
     fake::{Given, data_thread, names},
-    services::Scope,
     socket::Bound,
 };
 use nitrotap_core::frame::Framing;
@@ -27,7 +26,7 @@ fn acceptor(path: &Path, scheme: &str) -> Acceptor {
 /// A link listener on a socket at `path`, with a data thread behind it.
 fn link_listener(path: &Path, with_services: bool) -> Receiver<Given> {
     let (handle, given) = data_thread();
-    let services = with_services.then(|| Services::new(handle.clone(), names(), Scope::All));
+    let services = with_services.then(|| Services::new(handle.clone(), names()));
     tokio::spawn(LinkListener { acceptor: acceptor(path, "unix"), index: 5, handle, services }.serve());
     given
 }

@@ -54,6 +54,10 @@ impl Answer {
         Self::error(StatusCode::INTERNAL_SERVER_ERROR, text)
     }
 
+    pub(super) fn forbidden(text: impl fmt::Display) -> Self {
+        Self::error(StatusCode::FORBIDDEN, text)
+    }
+
     pub(super) fn not_found() -> Self {
         Self::error(StatusCode::NOT_FOUND, "404 page not found")
     }

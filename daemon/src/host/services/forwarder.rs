@@ -4,11 +4,13 @@ use super::{answer::Answer, json};
 use crate::{
     endpoint::UNIX_PATH_MAX,
     host::{
-        address::{any_interface, socket_address},
-        control::{ExposeError, Forward, Handle, Local},
+        address::any_interface,
+        control::{ExposeError, Forward, Handle, Local, Who},
+        ports::{self, socket_address},
         socket::{self, InTheWay},
     },
 };
+use nitrotap_core::gateway::publishing::NotForGuests;
 use serde::Serialize;
 use std::{
     io,
@@ -29,25 +31,32 @@ struct Listed {
 }
 
 /// `/services/forwarder/all`
-pub(super) async fn all(handle: &Handle) -> Answer {
+pub(super) async fn all(handle: &Handle, who: Who) -> Answer {
     let list = |forward: Forward| {
         let protocol = forward.local.protocol();
         let scheme = if matches!(forward.local, Local::Unix(_)) { "tcp://" } else { "" };
         Listed { local: forward.name, remote: format!("{scheme}{}", forward.to), protocol }
     };
-    match handle.forwards().await {
+    match handle.forwards(who).await {
         Ok(forwards) => Answer::json(&forwards.into_iter().map(list).collect::<Vec<_>>()),
         Err(stopped) => Answer::failed(stopped),
     }
 }
 
 /// `/services/forwarder/expose`
-pub(super) async fn expose(handle: &Handle, body: &[u8], peer: Option<IpAddr>) -> Answer {
+pub(super) async fn expose(handle: &Handle, who: Who, body: &[u8], peer: Option<IpAddr>) -> Answer {
     let request = match Request::read(body, peer) {
         Ok(request) => request,
         Err(refused) => return refused,
     };
     let local = match request.wanted {
+        // Nothing of this host is looked at for a guest: neither its files nor its name servers.
+        Wanted::Unix if who != Who::Operator => return Answer::forbidden(NotForGuests::Protocol),
+        Wanted::Tcp | Wanted::Udp
+            if who != Who::Operator && literal(&request.local, request.wanted.name()).is_none() =>
+        {
+            return Answer::bad_request("guests give an IP address and a port as local, such as :8080");
+        }
         Wanted::Tcp => resolve(&request.local, "tcp").await.map(Local::Tcp).map_err(|e| format!("listen tcp: {e}")),
         Wanted::Udp => resolve(&request.local, "udp").await.map(Local::Udp),
         Wanted::Unix => unix(&request.local),
@@ -57,7 +66,7 @@ pub(super) async fn expose(handle: &Handle, body: &[u8], peer: Option<IpAddr>) -
         Err(error) => return Answer::failed(error),
     };
     let forward = Forward { name: request.local, local, to: request.to, proxy_protocol: false };
-    match handle.expose(forward).await {
+    match handle.expose(who, forward).await {
         Ok(Ok(_)) => Answer::done(),
         Ok(Err(error)) => refused(&error),
         Err(stopped) => Answer::failed(stopped),
@@ -65,7 +74,7 @@ pub(super) async fn expose(handle: &Handle, body: &[u8], peer: Option<IpAddr>) -
 }
 
 /// `/services/forwarder/unexpose`
-pub(super) async fn unexpose(handle: &Handle, body: &[u8]) -> Answer {
+pub(super) async fn unexpose(handle: &Handle, who: Who, body: &[u8]) -> Answer {
     let read = || {
         let object = json::read(body, "UnexposeRequest")?;
         Ok::<_, String>((object.string("local")?.to_owned(), object.string("protocol")?.to_owned()))
@@ -80,7 +89,7 @@ pub(super) async fn unexpose(handle: &Handle, body: &[u8]) -> Answer {
         "unix" => "unix",
         _ => return Answer::failed("proxy not found"),
     };
-    match handle.unexpose(protocol, local).await {
+    match handle.unexpose(who, protocol, local).await {
         Ok(true) => Answer::done(),
         Ok(false) => Answer::failed("proxy not found"),
         Err(stopped) => Answer::failed(stopped),
@@ -92,6 +101,16 @@ enum Wanted {
     Tcp,
     Udp,
     Unix,
+}
+
+impl Wanted {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Unix => "unix",
+        }
+    }
 }
 
 /// A request for a forward, as far as it can be judged without the world.
@@ -212,16 +231,18 @@ fn tcp_url(remote: &str) -> Result<SocketAddr, Answer> {
     }
 }
 
+/// A local address that needs no look at names.
+fn literal(local: &str, protocol: &str) -> Option<SocketAddr> {
+    if local.is_empty() { Some(SocketAddr::new(any_interface(), 0)) } else { socket_address(local, protocol) }
+}
+
 /// Where a TCP or UDP forward listens. Without a host it is all interfaces, without anything any port of them.
 async fn resolve(local: &str, protocol: &str) -> Result<SocketAddr, String> {
-    if local.is_empty() {
-        return Ok(SocketAddr::new(any_interface(), 0));
-    }
-    if let Some(address) = socket_address(local) {
+    if let Some(address) = literal(local, protocol) {
         return Ok(address);
     }
     let (host, port) = split_host_port(local)?;
-    let port: u16 = port.parse().map_err(|_| format!("lookup {protocol}/{port}: unknown port"))?;
+    let port = ports::port(port, protocol).ok_or_else(|| format!("lookup {protocol}/{port}: unknown port"))?;
     match tokio::time::timeout(RESOLVE, tokio::net::lookup_host((host, port))).await {
         Ok(Ok(mut addresses)) => addresses.next().ok_or_else(|| format!("lookup {host}: no such host")),
         Ok(Err(error)) => Err(format!("lookup {host}: {error}")),
@@ -250,6 +271,7 @@ fn refused(error: &ExposeError) -> Answer {
             Answer::failed(format_args!("listen {protocol} {name}: bind: {}", words(error)))
         }
         ExposeError::NotAGuest(_) => Answer::bad_request(error),
+        ExposeError::NotForGuests(why) => Answer::forbidden(why),
         ExposeError::Exists { .. } | ExposeError::TooMany(_) => Answer::failed(error),
     }
 }
@@ -336,6 +358,7 @@ mod tests {
         }
         assert_eq!(resolve("127.0.0.1:5", "tcp").await, Ok("127.0.0.1:5".parse().unwrap()));
         assert_eq!(resolve("localhost:5", "tcp").await, Ok("127.0.0.1:5".parse().unwrap()));
+        assert_eq!(resolve("127.0.0.1:https", "tcp").await, Ok("127.0.0.1:443".parse().unwrap()));
         assert_eq!(resolve("1", "tcp").await.unwrap_err(), "address 1: missing port in address");
         assert_eq!(resolve("127.0.0.1:x", "udp").await.unwrap_err(), "lookup udp/x: unknown port");
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::host::fake::{Given, data_thread, names};
+use nitrotap_core::gateway::FlowId;
 use std::{
     io::{Read as _, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -41,14 +42,18 @@ async fn ask(services: &Services, method: &str, path: &str, body: &str) -> (u16,
     (status, body.to_owned())
 }
 
-fn services(scope: Scope) -> (Services, std::sync::mpsc::Receiver<Given>) {
+fn services() -> (Services, std::sync::mpsc::Receiver<Given>) {
     let (handle, given) = data_thread();
-    (Services::new(handle, names(), scope), given)
+    (Services::new(handle, names()), given)
+}
+
+fn asker() -> Asker {
+    Asker { flow: FlowId::from_u64(1), tenant: 5, address: IpAddr::from([192, 168, 127, 2]) }
 }
 
 #[tokio::test]
 async fn forwards_live_as_in_gvproxy() {
-    let (services, _given) = services(Scope::All);
+    let (services, _given) = services();
     let expose = "/services/forwarder/expose";
     let unexpose = "/services/forwarder/unexpose";
     // (method, path, body, status, answer), where the words are those that gvproxy 0.8.1 gave.
@@ -82,7 +87,7 @@ async fn forwards_live_as_in_gvproxy() {
 
 #[tokio::test]
 async fn the_rest_of_the_interface_is_gvproxys_too() {
-    let (services, _given) = services(Scope::All);
+    let (services, _given) = services();
     let leases = "{\"192.168.127.1\":\"5a:94:ef:e4:0c:dd\",\"192.168.127.10\":\"5a:94:ef:e4:0c:01\",\
                   \"192.168.127.2\":\"5a:94:ef:e4:0c:ee\"}\n";
     for (method, path, body, status, answer) in [
@@ -125,7 +130,7 @@ async fn the_rest_of_the_interface_is_gvproxys_too() {
 
 #[tokio::test]
 async fn a_request_without_a_host_is_none_but_in_http_1_0() {
-    let (services, _given) = services(Scope::All);
+    let (services, _given) = services();
     let answer = talk(&services, None, "GET /leases HTTP/1.1\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n400 Bad Request: missing required Host header"), "{answer}");
@@ -135,7 +140,8 @@ async fn a_request_without_a_host_is_none_but_in_http_1_0() {
 
 #[tokio::test]
 async fn guests_see_forwards_and_nothing_else() {
-    let (services, _given) = services(Scope::Guest);
+    let (services, _given) = services();
+    let services = services.of_guest(asker());
     assert_eq!(ask(&services, "GET", "/services/forwarder/all", "").await.0, 200);
     let hidden =
         ["/services/dns/all", "/services/dhcp/leases", "/leases", "/cam", "/stats", "/tunnel?ip=1.2.3.4&port=1"];
@@ -145,8 +151,28 @@ async fn guests_see_forwards_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn for_a_guest_nothing_of_this_host_is_looked_at() {
+    let (services, _given) = services();
+    let services = services.of_guest(asker());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    for (local, remote, protocol, status) in [
+        (path.to_str().unwrap(), "tcp://192.168.127.2:80", "unix", 403),
+        ("localhost.example:8080", "192.168.127.2:80", "tcp", 400),
+        (":8080", ":80", "tcp", 200),
+        ("127.0.0.1:8080", "192.168.127.2:80", "udp", 200),
+    ] {
+        let body = format!(r#"{{"local":"{local}","remote":"{remote}","protocol":"{protocol}"}}"#);
+        let (answer, text) = ask(&services, "POST", "/services/forwarder/expose", &body).await;
+        assert_eq!(answer, status, "{local} {text}");
+    }
+    assert!(path.exists(), "not even a dead socket is removed for a guest");
+}
+
+#[tokio::test]
 async fn a_remote_without_a_host_needs_a_client_with_an_address() {
-    let (services, _given) = services(Scope::All);
+    let (services, _given) = services();
     let body = r#"{"local":":6443","remote":":6443"}"#;
     let request =
         format!("POST /services/forwarder/expose HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
@@ -155,7 +181,7 @@ async fn a_remote_without_a_host_needs_a_client_with_an_address() {
 
 #[tokio::test]
 async fn a_body_without_end_is_cut_off() {
-    let (services, _given) = services(Scope::All);
+    let (services, _given) = services();
     let body = "x".repeat(MAX_BODY + 1);
     let answer = ask(&services, "POST", "/services/dns/add", &body).await;
     assert_eq!(answer, (413, "the body has more than 1048576 bytes\n".to_owned()));
@@ -163,7 +189,7 @@ async fn a_body_without_end_is_cut_off() {
 
 #[tokio::test]
 async fn a_tunnel_begins_without_an_answer_and_loses_no_byte() {
-    let (services, given) = services(Scope::All);
+    let (services, given) = services();
     // A kept-open connection may become one too.
     for before in ["", "GET /leases HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -190,7 +216,7 @@ async fn a_tunnel_begins_without_an_answer_and_loses_no_byte() {
 
 #[tokio::test]
 async fn one_client_too_many_is_sent_away_and_not_kept() {
-    let (services, _given) = services(Scope::All);
+    let (services, _given) = services();
     let all = services.places.clone().acquire_many_owned(MAX_CONNECTIONS as u32).await.unwrap();
     let answer = talk(&services, None, "").await;
     assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
