@@ -9,6 +9,7 @@ mod proxy;
 use crate::{
     bench::agent::{AGENT, AgentArgs},
     errors::Error,
+    init::ExitAction,
     local::namespace,
     logging::{self, LogFormat},
 };
@@ -25,6 +26,11 @@ pub(crate) struct Cli {
     /// Log as human text or as one JSON object per line (always to standard error)
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+
+    /// As the first process of a machine, such as an enclave: what to do at the end, whose exit code is in the last line. For any
+    /// other process, those of containers included, it means nothing
+    #[arg(long, global = true, value_enum, default_value_t = ExitAction::Poweroff, value_name = "ACTION")]
+    exit_action: ExitAction,
 }
 
 #[derive(Subcommand)]

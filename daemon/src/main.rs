@@ -13,6 +13,7 @@ mod errors;
 mod files;
 mod host;
 mod http;
+mod init;
 mod limits;
 mod local;
 mod metrics;
@@ -27,7 +28,9 @@ use std::process::ExitCode;
 static ALLOCATOR: sys::alloc::Allocator = sys::alloc::Allocator;
 
 fn main() -> ExitCode {
-    let code = cli::Cli::from_args().and_then(cli::Cli::run).unwrap_or_else(|error| errors::report(&error));
-    logging::flush();
-    code
+    init::run(|| {
+        let code = cli::Cli::from_args().and_then(cli::Cli::run).unwrap_or_else(|error| errors::report(&error));
+        logging::flush();
+        code
+    })
 }

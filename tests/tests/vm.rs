@@ -200,3 +200,28 @@ step metrics nitrotap-test-guest http-get http://127.0.0.1:9100/metrics
 kill -TERM $PPID
 wait
 ";
+
+/// The end of a first process is the end of its machine, and not the kernel's panic: whatever ended nitrotap, the last line
+/// has the code.
+#[test]
+fn as_the_first_process_nitrotap_ends_the_machine_and_says_with_which_code() {
+    let emulation = require!(Emulation::find());
+    let nobody = Scratch::new();
+    for (script, last) in [
+        ("exec nitrotap enclave --host vsock://2:1024 -- /bin/sh -c 'echo app is there; exit 7'", "exit code 7: "),
+        ("exec nitrotap enclave --no-such-flag", "exit code 2: "),
+        (
+            "exec nitrotap enclave --host vsock://2:1024 --exit-action reboot -- /bin/sh -c 'kill -9 $PPID'",
+            "exit code 137 ",
+        ),
+        ("exec nitrotap --version", "exit code 0: "),
+        // As where nothing was mounted, and no descriptor is open.
+        ("umount /dev; mkdir /gone; mount --bind /gone /dev; exec nitrotap --version <&- >&- 2>&-", ""),
+    ] {
+        let log = emulation.boot(script, &[], &nobody.join("nobody")).finish(PATIENCE).stdout;
+        println!("{log}");
+        assert!(!log.contains("Attempted to kill init"), "{script}");
+        let found = log.lines().any(|line| line.starts_with(&format!("nitrotap: {last}")));
+        assert!(found || last.is_empty(), "{script}: no line says {last:?}");
+    }
+}
