@@ -135,10 +135,13 @@ const fn proto(protocol: u8) -> Option<Proto> {
 /// A conversation: who began it, and with whom.
 type Conversation = (Proto, End, End);
 
+/// Conversations and when each was last heard, at a place that follows from the conversation.
+type Slots = Box<[Option<(Conversation, Instant)>]>;
+
 /// What was allowed on each link a moment ago.
 #[derive(Debug)]
 pub(super) struct Conversations {
-    by_link: BTreeMap<PortId, Box<[Option<(Conversation, Instant)>]>>,
+    by_link: BTreeMap<PortId, Slots>,
     hash: FixedState,
 }
 

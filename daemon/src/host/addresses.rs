@@ -147,11 +147,12 @@ fn local_routes(family: AddressFamily, all: &mut Vec<IpNet>) -> io::Result<()> {
         while !rest.is_empty() {
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
                 .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-            match &message.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => all.extend(local(route)),
-                _ => {}
+            if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) = &message.payload {
+                all.extend(local(route));
+            } else if let NetlinkPayload::Error(error) = &message.payload {
+                return Err(error.to_io());
+            } else if let NetlinkPayload::Done(_) = &message.payload {
+                return Ok(());
             }
             // Messages begin at multiples of four bytes (`NLMSG_ALIGN`).
             let len = (message.header.length as usize).next_multiple_of(4).max(16);
@@ -165,11 +166,16 @@ fn local(route: &RouteMessage) -> Option<IpNet> {
     if route.header.kind != RouteType::Local {
         return None;
     }
-    let address = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
-        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::from(*address)),
-        _ => None,
-    })?;
+    let destination = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Destination(destination) = attribute { Some(destination) } else { None }
+    });
+    let address = if let RouteAddress::Inet(address) = destination? {
+        IpAddr::from(*address)
+    } else if let RouteAddress::Inet6(address) = destination? {
+        IpAddr::from(*address)
+    } else {
+        return None;
+    };
     let net = IpNet::new(address, route.header.destination_prefix_length).ok()?;
     (!address.is_loopback()).then_some(net)
 }
