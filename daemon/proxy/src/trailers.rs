@@ -75,7 +75,7 @@ fn is_for_heads_only(name: &HeaderName) -> bool {
         WWW_AUTHENTICATE,
     ];
     let text = name.as_str();
-    HEAD.contains(name) || trust::is_guarded(text) || text.contains(['_', '.'])
+    HEAD.contains(name) || trust::reads_as_guarded(text)
 }
 
 /// How much of a trailer section has been written.

@@ -58,6 +58,11 @@ pub(crate) fn is_guarded(name: &str) -> bool {
     is_claim(name) || FRAMING.contains(&name) || name == "proxy" || name.starts_with("proxy-")
 }
 
+/// The same for a name that apps may fold onto such a one.
+pub(crate) fn reads_as_guarded(name: &str) -> bool {
+    is_guarded(name) || (name.bytes().any(is_odd) && is_guarded(&fold(name)))
+}
+
 fn is_unwanted(name: &str, trust_forwarded: bool) -> bool {
     if name.bytes().any(is_odd) {
         return is_guarded(&fold(name));

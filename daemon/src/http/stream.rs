@@ -106,15 +106,21 @@ impl AsyncWrite for ClientStream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.io {
             Io::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Io::Other(..) => {
-                let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
-                self.poll_write(cx, first)
+            Io::Other(fd, max_write) => {
+                let (parts, count) = limited(bufs, *max_write);
+                loop {
+                    let mut ready = ready!(fd.poll_write_ready(cx))?;
+                    let write = ready.try_io(|fd| Ok(rustix::io::writev(fd.get_ref(), &parts[..count])?));
+                    if let Ok(written) = write {
+                        return Poll::Ready(written);
+                    }
+                }
             }
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        matches!(self.io, Io::Tcp(_))
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -129,6 +135,26 @@ impl AsyncWrite for ClientStream {
             }
         }
     }
+}
+
+/// Pieces of one write: a head, and a few chunks with their sizes.
+const MAX_PIECES: usize = 16;
+
+/// The first `max` bytes of `bufs`, as far as they come in [`MAX_PIECES`], and how many pieces they are.
+fn limited<'b>(bufs: &'b [IoSlice<'_>], max: usize) -> ([IoSlice<'b>; MAX_PIECES], usize) {
+    let mut parts = [IoSlice::new(&[]); MAX_PIECES];
+    let mut count = 0;
+    let mut left = max;
+    for buf in bufs.iter().filter(|buf| !buf.is_empty()) {
+        if left == 0 || count == MAX_PIECES {
+            break;
+        }
+        let part = &buf[..buf.len().min(left)];
+        parts[count] = IoSlice::new(part);
+        left -= part.len();
+        count += 1;
+    }
+    (parts, count)
 }
 
 #[cfg(test)]
@@ -147,6 +173,10 @@ mod tests {
         let mut buf = [0; 16];
         let sizes: Vec<usize> = (0..3).map(|_| theirs.recv(&mut buf).unwrap()).collect();
         assert_eq!(sizes, [4, 4, 2]);
+        let pieces = [IoSlice::new(b"a"), IoSlice::new(b""), IoSlice::new(b"bc"), IoSlice::new(b"def")];
+        assert_eq!(stream.write_vectored(&pieces).await.unwrap(), 4, "pieces leave together, within the same bound");
+        let length = theirs.recv(&mut buf).unwrap();
+        assert_eq!(&buf[..length], b"abcd");
         theirs.send(b"hello").unwrap();
         assert_eq!(stream.read(&mut buf).await.unwrap(), 5);
         assert_eq!(count.load(Relaxed), 1);
