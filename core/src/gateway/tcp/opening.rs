@@ -59,16 +59,18 @@ impl Tcp {
             ctx.counters.refuse(Refusal::Memory);
             return None;
         };
-        let Some(buffers) = Buffers::new(self.config.allocate, buffer) else {
-            self.budget.give_back(buffer);
-            ctx.counters.refuse(Refusal::Memory);
-            return None;
-        };
+        // Mapping buffers is dear: who is refused gets none.
         if let Err(refusal) = ctx.tenants.open(now, tenant, Origin::World) {
             self.budget.give_back(buffer);
             ctx.counters.refuse(refusal);
             return None;
         }
+        let Some(buffers) = Buffers::new(self.config.allocate, buffer) else {
+            self.budget.give_back(buffer);
+            ctx.tenants.closed(tenant, Origin::World, true);
+            ctx.counters.refuse(Refusal::Memory);
+            return None;
+        };
         let flow = Box::new(Flow::connect(now, key.remote, guest, buffers, self.config.mtu, self.rng.u64(..)));
         let (port, mac) = place.map_or((None, [0; 6]), |(port, mac)| (Some(port), mac));
         let phase = if place.is_some() { Phase::Open(flow) } else { Phase::Resolving(flow) };
