@@ -421,8 +421,9 @@ fn a_flood_between_enclaves_leaves_the_queue_to_its_owner_and_to_others() {
                 let foreign = got.iter().filter(|frame| **frame == flood).count();
                 assert!((1..=130).contains(&foreign), "{foreign} frames of {len} bytes");
                 world.gateway.abort(world.now, flow);
-                // For everybody there is a rate too, however fast the queue drains.
+                // There is a rate too, however fast the queue drains.
                 let mut passed = 0;
+                world.pass(1);
                 for _ in 0..3000 {
                     world.send(attacker, &flood);
                     passed += world.frames(victim).iter().filter(|frame| **frame == flood).count();
@@ -431,8 +432,8 @@ fn a_flood_between_enclaves_leaves_the_queue_to_its_owner_and_to_others() {
                     assert!(passed + foreign <= 512, "{passed}");
                     assert!(world.gateway.counters().flood > 10_000);
                 } else {
-                    assert_eq!(passed, 3000);
-                    assert!(world.gateway.counters().share_full > 9000);
+                    assert_eq!(passed, 2048);
+                    assert!(world.gateway.counters().share_full > 1800);
                 }
             }
         }

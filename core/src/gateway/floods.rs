@@ -1,7 +1,9 @@
-//! How many frames for everybody an enclave may send: each is copied to all others, and costs all of them.
+//! How many frames an enclave may send to others: each costs whoever gets it as much as a long one, and one for everybody is
+//! copied to all.
 //!
-//! Owns: a bucket per holder, and one per listener. Driven by: the machine. Bounds: [`RATE`] frames per second of a machine,
-//! or of a link of a listener, [`BURST`] at once, and [`LINKS`] times as many of all links of a listener together.
+//! Owns: a bucket per holder, and one per listener. Driven by: the machine. Bounds: of a machine, or of a link of a listener,
+//! [`RATE`] frames per second for everybody and [`RATE_TO_ONE`] for one station, twice as many at once and a 32nd of them, and
+//! [`LINKS`] times as many of all links of a listener together.
 
 use super::{
     limits::TokenBucket,
@@ -14,25 +16,41 @@ use std::collections::BTreeMap;
 const RATE: u64 = 256;
 /// As many neighbours as there may be are asked for at once, twice.
 const BURST: u64 = 512;
+/// Some 800 Mbit/s of the smallest usual MTU, and the eighth part of what a receiver can write to its TAP.
+const RATE_TO_ONE: u64 = 65_536;
+const BURST_TO_ONE: u64 = 2048;
 const LINKS: u64 = 8;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Floods {
+    rate: u64,
+    burst: u64,
     buckets: BTreeMap<Holder, TokenBucket>,
 }
 
 impl Floods {
-    /// Whether one more frame may go to everybody.
+    /// Of frames for everybody.
+    pub(super) const fn to_all() -> Self {
+        Self { rate: RATE, burst: BURST, buckets: BTreeMap::new() }
+    }
+
+    /// Of frames for one station.
+    pub(super) const fn to_one() -> Self {
+        Self { rate: RATE_TO_ONE, burst: BURST_TO_ONE, buckets: BTreeMap::new() }
+    }
+
+    /// Whether one more frame may go.
     pub(super) fn may(&mut self, now: Instant, holder: Holder) -> bool {
+        let Self { rate, burst, .. } = *self;
         if !self.buckets.contains_key(&holder) && self.buckets.len() >= 2 * MAX_PORTS {
             // Those that have long been silent need not be remembered.
             let full =
-                |bucket: &TokenBucket| bucket.ready_at(bucket.rate() / RATE * BURST).is_some_and(|full| full <= now);
+                |bucket: &TokenBucket| bucket.ready_at(bucket.rate() / rate * burst).is_some_and(|full| full <= now);
             self.buckets.retain(|_, bucket| !full(bucket));
         }
         let mut take = |holder, times| {
-            let bucket = self.buckets.entry(holder).or_insert_with(|| TokenBucket::new(RATE * times, BURST * times));
+            let bucket = self.buckets.entry(holder).or_insert_with(|| TokenBucket::new(rate * times, burst * times));
             bucket.take(now, 1)
         };
         let listener = holder.without_link();
@@ -53,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_machine_has_its_rate_on_all_its_links_together_and_leaves_others_theirs() {
-        let (mut ports, mut floods) = (Ports::default(), Floods::default());
+        let (mut ports, mut floods) = (Ports::default(), Floods::to_all());
         let [a, b, other] =
             [1, 1, 2].map(|tenant| ports.attach(tenant, None).unwrap()).map(|port| ports.holder(port).unwrap());
         assert_eq!(sent(&mut floods, 0, a), BURST);
@@ -63,8 +81,18 @@ mod tests {
     }
 
     #[test]
+    fn a_station_may_be_sent_more_than_all_together_but_not_without_end() {
+        let (mut ports, mut floods) = (Ports::default(), Floods::to_one());
+        let [a, other] =
+            [1, 2].map(|tenant| ports.attach(tenant, None).unwrap()).map(|port| ports.holder(port).unwrap());
+        let total: u64 = (0..200).map(|_| sent(&mut floods, 0, a)).sum();
+        assert_eq!(total, BURST_TO_ONE);
+        assert_eq!(sent(&mut floods, 0, other), 1000);
+    }
+
+    #[test]
     fn links_of_a_listener_that_come_and_go_have_no_more_than_some_and_leave_nothing_behind() {
-        let (mut ports, mut floods) = (Ports::default(), Floods::default());
+        let (mut ports, mut floods) = (Ports::default(), Floods::to_all());
         let mut total = 0;
         for n in 0..5000 {
             let port = ports.attach(ANONYMOUS, None).unwrap();

@@ -110,6 +110,8 @@ pub struct Gateway {
     pins: Pins,
     duplicates: Duplicates,
     floods: Floods,
+    /// The same of frames for one station.
+    unicasts: Floods,
     ended: VecDeque<(PortId, Ended)>,
 }
 
@@ -169,7 +171,8 @@ impl Gateway {
             counters: Counters::default(),
             pins,
             duplicates: Duplicates::default(),
-            floods: Floods::default(),
+            floods: Floods::to_all(),
+            unicasts: Floods::to_one(),
             ended: VecDeque::new(),
             config,
         })
@@ -253,6 +256,9 @@ impl Gateway {
         }
         let group = destination[0] & 1 == 1;
         // Before anybody looks at it: a flood costs as little as can be.
+        if !group && !self.may_send(now, port) {
+            return Handled::Done;
+        }
         if !group && self.is_share_full(port, *destination, frame.len()) {
             self.counters.share_full += 1;
             return Handled::Done;

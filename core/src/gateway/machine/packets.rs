@@ -139,6 +139,13 @@ impl Gateway {
         }
     }
 
+    /// Whether a link may send one more frame to a station on another one.
+    pub(super) fn may_send(&mut self, now: Instant, from: PortId) -> bool {
+        let may = self.ports.holder(from).is_some_and(|holder| self.unicasts.may(now, holder));
+        self.counters.flood += u64::from(!may);
+        may
+    }
+
     /// Whether a frame for a station on another link would be dropped for want of room there.
     pub(super) fn is_share_full(&self, from: PortId, destination: [u8; 6], len: usize) -> bool {
         let Some(to) = self.switch.find(destination).filter(|to| *to != from) else { return false };
