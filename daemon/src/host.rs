@@ -20,8 +20,10 @@ pub(crate) mod ports;
 pub(crate) mod services;
 mod socket;
 mod stream;
+mod watchdog;
 
 use crate::{
+    clock::Clock,
     errors::Error,
     logging,
     metrics::{self, Sources},
@@ -125,6 +127,13 @@ async fn run_until(
         let serving = async {
             let _pid_file = serve(&mut tasks, &config, activated, &handle, &names, guests, sources).await?;
             tell_systemd(NotifyState::Ready);
+            if let Some(limit) = sd_notify::watchdog_enabled() {
+                tracing::info!(?limit, "the service manager watches the data thread");
+                tasks.spawn(watchdog::run(handle.clone(), Clock::start(), limit, || {
+                    // A service manager that takes nothing must keep nobody but its messenger.
+                    tokio::task::spawn_blocking(|| tell_systemd(NotifyState::Watchdog));
+                }));
+            }
             std::future::pending::<Result<(), Error>>().await
         };
         tokio::select! {

@@ -133,6 +133,8 @@ pub(crate) enum Request {
     Cam(Reply<Vec<(Mac, u64)>>),
     Leases(Reply<BTreeMap<Ipv4Addr, Mac>>),
     Stats(Reply<Stats>),
+    /// Whether it still goes round.
+    Alive(Reply<()>),
     /// A DNS answer that some guest is about to see.
     Learn(Vec<u8>),
     /// A DNS answer for a query that the data thread handed out.
@@ -211,6 +213,11 @@ impl Handle {
     /// All counters of the gateway.
     pub(crate) async fn stats(&self) -> Result<Stats, Stopped> {
         self.ask(Request::Stats).await
+    }
+
+    /// Returns once the data thread has begun another turn.
+    pub(crate) async fn alive(&self) -> Result<(), Stopped> {
+        self.ask(Request::Alive).await
     }
 
     /// A DNS answer that a guest is about to see: the egress policy may open what it names. Dropped if too much waits.

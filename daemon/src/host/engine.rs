@@ -102,6 +102,7 @@ pub(crate) fn start(
         forwards: Forwards::default(),
         active: VecDeque::new(),
         turns: Turns::default(),
+        left_over: false,
         throttled: BTreeSet::new(),
         retries: BTreeSet::new(),
         buffer: vec![0; BUFFER].into(),
@@ -134,6 +135,11 @@ const RETRY: Duration = Duration::from_millis(100);
 const fn is_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::NOMEM | Errno::NOBUFS)
 }
+
+/// Times per turn that a connection may be looked at because the gateway had news of it. One look leads to another where
+/// that opened the connection, and to a third where it was aborted; more of them would mean that two parts keep each other
+/// busy.
+const PASSES: usize = 8;
 
 /// Readings between two looks at everything else.
 const EVENTS: usize = 2048;
@@ -180,6 +186,8 @@ struct Worker {
     active: VecDeque<FlowId>,
     /// What had more to do than its share, and is looked at again without waiting for the kernel.
     turns: Turns<Source>,
+    /// Something that nobody tells of was left for the next turn.
+    left_over: bool,
     /// Connections that have used up their rate, and when they may go on.
     throttled: BTreeSet<(Instant, FlowId)>,
     /// What the kernel had no memory or no descriptors for, and when that is tried again.
@@ -209,7 +217,7 @@ impl Worker {
 
     fn turn(&mut self, news: &mut News) -> rustix::io::Result<()> {
         let now = self.clock.now();
-        let timeout = if self.turns.is_idle() {
+        let timeout = if self.turns.is_idle() && !self.left_over {
             let throttled = self.throttled.first().map(|(at, _)| *at);
             let retries = self.retries.first().map(|(at, _)| *at);
             let publishing = self.forwards.publishing.poll_timeout();
@@ -224,7 +232,7 @@ impl Worker {
         self.poller.wait(news, timeout)?;
         let now = self.clock.now();
         // First the mailbox: what the name server has learned must be known before a guest uses it.
-        self.requests(now);
+        self.left_over = self.requests(now);
         self.turns.begin();
         while let Some(source) = self.turns.next() {
             if let Source::Flow(flow) = source {
@@ -249,7 +257,7 @@ impl Worker {
             self.activate(flow);
         }
         self.end_forwards(now);
-        self.settle(now);
+        self.left_over |= !self.settle(now);
         let took = u64::try_from(self.clock.now().since(now).as_nanos()).unwrap_or(u64::MAX);
         self.counters.turns += 1;
         self.counters.turn_nanoseconds = self.counters.turn_nanoseconds.max(took);
@@ -269,10 +277,11 @@ impl Worker {
         }
     }
 
-    /// Goes on until neither the gateway nor a connection has anything to do.
-    fn settle(&mut self, now: Instant) {
+    /// Goes on until neither the gateway nor a connection has anything to do, or a turn's share is used up; false if something
+    /// is left to do at once. What the gateway itself leaves over, its timer tells.
+    fn settle(&mut self, now: Instant) -> bool {
         let mut written = Vec::new();
-        loop {
+        for _ in 0..PASSES {
             // What guests sent goes out before it is acknowledged: the world need not wait for a write to the link, and the
             // acknowledgement tells of the room that is free again. So links wait for the flush.
             while let Some(output) = self.gateway.poll_output() {
@@ -297,9 +306,11 @@ impl Worker {
                 self.obey(now, output);
             }
             if self.active.is_empty() {
-                break;
+                return true;
             }
         }
+        self.counters.settles_cut += 1;
+        false
     }
 
     fn obey(&mut self, now: Instant, output: Output) {

@@ -53,6 +53,7 @@ pub(super) fn data_thread() -> (Handle, mpsc::Receiver<Given>) {
                         let stats = [("TCP.CurrentEstablished", 2), ("BytesSent", 5), ("BytesReceived", 6)];
                         let _ = reply.send(stats.map(|(name, value)| (name.to_owned(), value)).into());
                     }
+                    Request::Alive(reply) => drop(reply.send(())),
                     Request::DnsAnswer { .. }
                     | Request::Learn(_)
                     | Request::ReopenCapture

@@ -47,5 +47,7 @@ nitrotap_core::counters! {
         turn_nanoseconds: Gauge "nitrotap_host_turn_nanoseconds_max" {},
         /// Times that a tenant had used its share of a turn and had to wait for the next one.
         turns_over: Counter "nitrotap_host_turns_over" {},
+        /// Times that a turn of the loop left connections for the next one, because they did not come to rest.
+        settles_cut: Counter "nitrotap_host_turns_cut" {},
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Link {
     /// Bytes at the head of the queue that were captured already.
     captured: usize,
     tenant: u32,
+    /// Bytes that may be written before others get their turn.
+    may_write: usize,
     /// The decoder has whole frames: its tenant had used its share.
     unfinished: bool,
     peer: String,
@@ -92,6 +94,7 @@ impl Worker {
                 hangup: false,
                 max_write,
                 captured: 0,
+                may_write: WRITE_TURN,
                 tenant,
                 unfinished: false,
                 peer,
@@ -112,6 +115,7 @@ impl Worker {
         let Some(link) = self.links.get_mut(&port) else { return };
         link.hangup |= hangup;
         link.writable |= writable;
+        link.may_write = WRITE_TURN;
         let tenant = link.tenant;
         // Also when its turn's share of writing was used up and nothing has happened since.
         self.write_link(now, port);
@@ -273,14 +277,13 @@ impl Worker {
 
     /// Writes what waits for a link, up to a turn's share.
     pub(super) fn write_link(&mut self, now: Instant, port: PortId) {
-        let mut left = WRITE_TURN;
         loop {
             let Some(link) = self.links.get_mut(&port).filter(|link| link.writable) else { return };
             let pending = self.gateway.pending(port);
             if pending.is_empty() {
                 return;
             }
-            if left == 0 {
+            if link.may_write == 0 {
                 return self.turns.wait(link.tenant, Source::Link(port));
             }
             if let Some(capture) = &mut self.capture {
@@ -307,7 +310,7 @@ impl Worker {
                     };
                     let taken = before - self.gateway.pending(port).len();
                     link.captured = link.captured.saturating_sub(taken);
-                    left = left.saturating_sub(taken);
+                    link.may_write = link.may_write.saturating_sub(taken);
                     if more {
                         self.gateway.flush(now);
                     }

@@ -4,12 +4,17 @@ use super::Worker;
 use crate::host::control::{Request, Stats, Tunnel};
 use nitrotap_core::{counters::CounterSet, gateway::dns::addresses, time::Instant};
 
+/// Requests seen to before others get their turn: whoever asks may go on asking meanwhile.
+const REQUESTS: usize = 256;
+
 impl Worker {
-    /// Sees to everything that waits.
-    pub(super) fn requests(&mut self, now: Instant) {
-        while let Some(waiting) = self.mailbox.take() {
+    /// Sees to what waits, up to a turn's share; true if there may be more.
+    pub(super) fn requests(&mut self, now: Instant) -> bool {
+        for _ in 0..REQUESTS {
+            let Some(waiting) = self.mailbox.take() else { return false };
             self.request(now, waiting.request);
         }
+        true
     }
 
     fn request(&mut self, now: Instant, request: Request) {
@@ -28,6 +33,7 @@ impl Worker {
                 drop(reply.send(cam.into_iter().map(|(mac, port)| (mac, port.to_u64())).collect()));
             }
             Request::Leases(reply) => drop(reply.send(self.gateway.leases(now))),
+            Request::Alive(reply) => drop(reply.send(())),
             Request::Stats(reply) => drop(reply.send(self.stats())),
             Request::Learn(answer) => self.learn(now, &answer),
             Request::DnsAnswer { client, answer } => {
