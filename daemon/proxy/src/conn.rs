@@ -381,3 +381,47 @@ impl Body for UpstreamBody {
         self.client.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// An app that has answered and reads no more.
+    struct Answered(&'static [u8]);
+
+    impl AsyncRead for Answered {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            buf.put_slice(self.0);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Answered {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_hides_no_answer_and_counts_as_nothing_sent() {
+        let signals = Arc::<Signals>::default();
+        let mut stream =
+            Metered { stream: Answered(b"HTTP/1.1 413"), signals: signals.clone(), section: Section::new() };
+        stream.write_all(b"body").await.unwrap();
+        stream.flush().await.unwrap();
+        assert!(signals.deaf.get() && !signals.sent.get());
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 413");
+        assert!(signals.received.get());
+    }
+}
