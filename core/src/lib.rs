@@ -18,6 +18,7 @@
 //! | [`gateway`] | what the host does with frames: switch, addresses, names, TCP, datagrams, policy |
 //! | [`offload`] | checksums and segmentation |
 //! | [`http1`] | messages of the reverse proxy as bytes: where they end, what may be passed on |
+//! | [`pace`] | how long a slow side of a transfer is waited for |
 //! | [`pool`] | the upstream connections of the reverse proxy |
 //! | [`proxy_protocol`] | who a connection is really from, in front of its first byte |
 //! | [`watchdog`] | whether a thread still does its work |
@@ -31,6 +32,7 @@ pub mod gateway;
 pub mod http1;
 pub mod link;
 pub mod offload;
+pub mod pace;
 pub mod pcap;
 pub mod pool;
 pub mod proxy_protocol;

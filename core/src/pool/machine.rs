@@ -117,6 +117,18 @@ impl Pool {
         self.active == 0 && self.waiting() == 0 && self.dialing.len() == 0
     }
 
+    /// Requests that wait although no connection may be opened for them: every one is busy.
+    #[must_use]
+    pub fn starving(&self) -> usize {
+        if self.conns.is_full() { self.waiting().saturating_sub(self.dialing.len()) } else { 0 }
+    }
+
+    /// Whether at least half of all connections are free for others.
+    #[must_use]
+    pub const fn has_spare(&self) -> bool {
+        (self.active + self.dialing.len() + self.waiting()) * 2 < self.limits.max_conns
+    }
+
     /// Keeps no connection beyond its request from now on; waiting and new requests are still served.
     pub fn drain(&mut self, now: Instant) {
         self.advance(now);

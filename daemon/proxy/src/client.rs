@@ -7,9 +7,13 @@
 //! four times per [`Config::header_timeout`](crate::Config::header_timeout), so a request costs no timer of its own.
 
 use crate::{
+    ahead::ReadAhead,
     config::Config,
+    conn::Signals,
+    crowd::Seat,
     exchange::{Exchange, Side},
     gather::poll_write_gathered,
+    lines::What,
     linger, refuse,
     runtime::{Dialer, Runtime},
     service,
@@ -23,6 +27,7 @@ use nitrotap_core::{
         framing::Framing,
         request::{self, Head, Refusal},
     },
+    pace::{Pace, Patience},
     time::Instant,
 };
 use std::{
@@ -30,12 +35,13 @@ use std::{
     future::{Future, poll_fn},
     io::{self, IoSlice},
     pin::{Pin, pin},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
@@ -55,6 +61,39 @@ pub(crate) struct Client {
     finishing: Cell<bool>,
     /// Bytes written when last checked.
     written: Cell<u64>,
+    stage: Cell<Stage>,
+    paces: Cell<Paces>,
+    /// The paces are those of an earlier request.
+    new_request: Cell<bool>,
+    /// The upstream connection that serves it now.
+    upstream: RefCell<Option<Arc<Signals>>>,
+    upload_overdue: Cell<bool>,
+    /// The response that may be read ahead.
+    ahead: RefCell<Option<Weak<dyn ReadAhead>>>,
+    /// The response has something to tell once all before it is written.
+    ask_again: Cell<bool>,
+    _seat: Option<Seat>,
+}
+
+/// What is waited for while a request is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// A connection to the upstream, or nothing.
+    Queued,
+    /// The beginning of the request's body.
+    Collecting,
+    /// The upstream's answer, and the rest of the request's body before that.
+    Sending,
+    /// The rest of the response.
+    Streaming,
+}
+
+/// How the sides of a request keep up.
+#[derive(Clone, Copy, Default)]
+struct Paces {
+    upload: Pace,
+    download: Pace,
+    upstream: Pace,
 }
 
 #[derive(Clone, Copy)]
@@ -112,10 +151,16 @@ const HYPER_FIELDS: usize = 100;
 pub(crate) enum Overdue {
     Head,
     Request,
+    /// The client sends its request's body too slowly.
+    Upload,
+    /// The client reads its response too slowly.
+    Download,
+    /// The upstream stopped in the middle of a response.
+    Upstream,
 }
 
 impl Client {
-    pub(crate) fn new(address: HeaderValue, now: Instant) -> Rc<Self> {
+    pub(crate) fn new(address: HeaderValue, now: Instant, seat: Option<Seat>) -> Rc<Self> {
         Rc::new(Self {
             address,
             index: Cell::new(0),
@@ -127,6 +172,14 @@ impl Client {
             side: Arc::default(),
             finishing: Cell::new(false),
             written: Cell::new(0),
+            stage: Cell::new(Stage::Queued),
+            paces: Cell::default(),
+            new_request: Cell::new(true),
+            upstream: RefCell::new(None),
+            upload_overdue: Cell::new(false),
+            ahead: RefCell::new(None),
+            ask_again: Cell::new(false),
+            _seat: seat,
         })
     }
 
@@ -254,6 +307,11 @@ impl Client {
                 if self.finishing.get() && served.get() && !told {
                     continue;
                 }
+                if self.is_blocked() {
+                    self.read_ahead(cx);
+                } else if self.ask_again.replace(false) {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
         })
@@ -321,27 +379,130 @@ impl Client {
         let written = self.traffic.written.load(Relaxed);
         let draining = self.written.replace(written) != written;
         let overdue = match self.phase.get() {
-            Phase::Serving => None,
+            Phase::Serving => self.check_pace(now, config),
             Phase::Idle { read, .. } if self.traffic.read.load(Relaxed) != read => {
                 self.phase.set(Phase::Head { since: now });
                 None
             }
-            Phase::Idle { read, .. } if draining => {
-                // The client still reads the last response, at its own pace.
+            Phase::Idle { read, .. } if draining || self.is_blocked() => {
+                // The client still reads the last response.
                 self.phase.set(Phase::Idle { since: now, read });
-                None
+                self.check_pace(now, config)
             }
             Phase::Idle { since, .. } => (now.since(since) >= config.keep_alive_timeout).then_some(Overdue::Request),
             Phase::Head { since } => (now.since(since) >= config.header_timeout).then_some(Overdue::Head),
         };
-        if overdue.is_some() {
-            self.give(Order::Close);
+        match overdue {
+            None => {}
+            Some(Overdue::Upload) => self.give_upload_up(),
+            Some(Overdue::Head | Overdue::Request | Overdue::Download | Overdue::Upstream) => self.give(Order::Close),
         }
         overdue
     }
 
+    /// Looks at who is waited for, and since when in vain.
+    fn check_pace(&self, now: Instant, config: &Config) -> Option<Overdue> {
+        let mut paces = if self.new_request.replace(false) { Paces::default() } else { self.paces.get() };
+        let upstream = self.upstream.borrow();
+        let not_reading = self.is_blocked();
+        let not_sending = match (self.stage.get(), &*upstream) {
+            (Stage::Collecting, _) => true,
+            (Stage::Sending, Some(upstream)) => !upstream.body_done.get() && !upstream.write_blocked.get(),
+            (Stage::Queued | Stage::Sending | Stage::Streaming, _) => false,
+        };
+        let streaming = self.stage.get() == Stage::Streaming && upstream.is_some();
+        let sent = upstream.as_ref().map_or(0, |upstream| upstream.bytes_read());
+        paces.upload.look(now, self.traffic.read.load(Relaxed), not_sending, config.min_rate);
+        paces.download.look(now, self.traffic.written.load(Relaxed), not_reading, config.min_rate);
+        paces.upstream.look(now, sent, streaming && !not_reading, config.min_rate);
+        self.paces.set(paces);
+        let patience = |timeout| Patience { timeout, min_rate: config.min_rate };
+        if not_sending && !self.upload_overdue.get() && paces.upload.is_overdue(&patience(config.body_timeout)) {
+            Some(Overdue::Upload)
+        } else if not_reading && paces.download.is_overdue(&patience(config.send_timeout)) {
+            Some(Overdue::Download)
+        } else if streaming && !not_reading && paces.upstream.silence() >= config.upstream_timeout {
+            Some(Overdue::Upstream)
+        } else {
+            None
+        }
+    }
+
+    /// Whether it holds an upstream connection, or the shard's memory if `memory` is what lacks, while a slow side is
+    /// waited for: whether that is the client, and how long in vain.
+    pub(crate) fn holds(&self, memory: bool) -> Option<(bool, Duration)> {
+        let paces = self.paces.get();
+        if self.new_request.get() {
+            return None;
+        }
+        let not_reading = self.is_blocked();
+        match (self.stage.get(), &*self.upstream.borrow()) {
+            (Stage::Sending, Some(upstream)) if !upstream.body_done.get() && !upstream.write_blocked.get() => {
+                Some((true, paces.upload.debt()))
+            }
+            (Stage::Streaming, Some(_)) if not_reading => Some((true, paces.download.debt())),
+            (Stage::Streaming, Some(_)) => Some((false, paces.upstream.debt())),
+            (_, None) if memory && not_reading && self.ahead().is_some_and(|ahead| ahead.holds_bytes()) => {
+                Some((true, paces.download.debt()))
+            }
+            (Stage::Queued | Stage::Collecting | Stage::Sending | Stage::Streaming, _) => None,
+        }
+    }
+
+    /// Ends its transfer for the sake of others.
+    pub(crate) fn evict(&self) {
+        match self.stage.get() {
+            Stage::Collecting | Stage::Sending => self.give_upload_up(),
+            Stage::Queued | Stage::Streaming => self.give(Order::Close),
+        }
+    }
+
+    /// Whether the rest of the request's body is waited for no longer.
+    pub(crate) const fn upload_is_overdue(&self) -> bool {
+        self.upload_overdue.get()
+    }
+
+    /// Whether the client takes no more bytes at the moment.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.traffic.write_blocked.load(Relaxed)
+    }
+
+    /// The response is to be polled again once all that came before has been written.
+    pub(crate) fn ask_again(&self) {
+        self.ask_again.set(true);
+    }
+
+    /// Bytes moved so far, in both directions.
+    pub(crate) fn bytes_moved(&self) -> u64 {
+        self.traffic.read.load(Relaxed).wrapping_add(self.traffic.written.load(Relaxed))
+    }
+
+    /// From now on `ahead` is read while the client cannot be written to.
+    pub(crate) fn reads_ahead(&self, ahead: Weak<dyn ReadAhead>) {
+        *self.ahead.borrow_mut() = Some(ahead);
+    }
+
+    fn ahead(&self) -> Option<Rc<dyn ReadAhead>> {
+        self.ahead.borrow().as_ref().and_then(Weak::upgrade)
+    }
+
+    fn read_ahead(&self, cx: &Context<'_>) {
+        if let Some(ahead) = self.ahead() {
+            ahead.read_ahead(cx);
+        }
+    }
+
+    fn give_upload_up(&self) {
+        self.upload_overdue.set(true);
+        self.wake();
+    }
+
     fn give(&self, order: Order) {
         self.order.set(Some(order));
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
@@ -368,8 +529,27 @@ pub(crate) struct Turn<R: Runtime, D: Dialer> {
 impl<R: Runtime, D: Dialer> Turn<R, D> {
     fn begin(shard: &Rc<Inner<R, D>>, client: &Rc<Client>, stray: bool) -> Self {
         client.phase.set(Phase::Serving);
+        client.stage.set(Stage::Queued);
+        client.new_request.set(true);
+        client.upload_overdue.set(false);
         shard.counters.borrow_mut().requests += 1;
         Self { shard: shard.clone(), client: client.clone(), complete: false, stray }
+    }
+
+    /// The request waits for something else from now on.
+    pub(crate) fn stage(&self, stage: Stage) {
+        self.client.stage.set(stage);
+    }
+
+    /// The request goes to a connection of the upstream.
+    pub(crate) fn sends(&self, signals: Arc<Signals>) {
+        self.client.stage.set(Stage::Sending);
+        *self.client.upstream.borrow_mut() = Some(signals);
+    }
+
+    /// It has no connection of the upstream any more.
+    pub(crate) fn let_go(&self) {
+        *self.client.upstream.borrow_mut() = None;
     }
 
     /// The response has reached its end.
@@ -389,7 +569,8 @@ impl<R: Runtime, D: Dialer> Turn<R, D> {
         self.complete = true;
         self.shard.counters.borrow_mut().upstream_aborts += 1;
         let cause = service::chain(error);
-        tracing::warn!(upstream = %self.shard.upstreams.url, cause, "the upstream broke off in the middle of a response");
+        self.shard.upstreams.warn(What::BrokeOff, &cause);
+        self.let_go();
     }
 }
 
@@ -402,6 +583,9 @@ impl<R: Runtime, D: Dialer> Drop for Turn<R, D> {
             counters.client_aborts += u64::from(!self.complete);
             counters.interim += interims;
         }
+        self.let_go();
+        self.stage(Stage::Queued);
+        *self.client.ahead.borrow_mut() = None;
         let since = self.shard.upstreams.runtime.now();
         self.client.phase.set(Phase::Idle { since, read: self.client.traffic.read.load(Relaxed) });
     }
@@ -412,6 +596,8 @@ impl<R: Runtime, D: Dialer> Drop for Turn<R, D> {
 struct Traffic {
     read: AtomicU64,
     written: AtomicU64,
+    /// The client takes no more at the moment.
+    write_blocked: AtomicBool,
 }
 
 impl Traffic {
@@ -467,6 +653,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 impl<S> Watched<S> {
     fn note_write(&self, result: &Poll<io::Result<usize>>) {
+        self.traffic.write_blocked.store(result.is_pending(), Relaxed);
         if let Poll::Ready(Ok(n)) = result {
             Traffic::add(&self.traffic.written, *n);
         }

@@ -4,6 +4,7 @@
 //! tasks; while idle, by the housekeeper.
 
 use crate::{
+    budget::{Budget, Held},
     config::Config,
     interim,
     runtime::ByteStream,
@@ -23,11 +24,12 @@ use hyper_util::rt::TokioIo;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Wake, Waker, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -119,6 +121,10 @@ pub(crate) struct Signals {
     pub(crate) body_done: Flag,
     /// The client's request body could not be read to its end.
     pub(crate) body_failed: Flag,
+    /// The upstream takes no more bytes at the moment.
+    pub(crate) write_blocked: Flag,
+    /// Bytes read so far.
+    read: AtomicU64,
     /// The pool gave the request up.
     pub(crate) expired: Flag,
     /// The request's body is held back until the upstream says `100 Continue`.
@@ -168,6 +174,11 @@ impl Signals {
         self.has_interim
             .take()
             .then(|| std::mem::take(&mut *self.interim.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Bytes the upstream has sent so far.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.read.load(Relaxed)
     }
 
     /// Gives the request up and wakes its task.
@@ -247,8 +258,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
+        let new = buf.filled().len() - before;
+        if new > 0 {
             self.signals.received.set(true);
+            // Only the connection's own thread writes.
+            self.signals.read.store(self.signals.bytes_read().wrapping_add(new as u64), Relaxed);
         }
         result
     }
@@ -272,6 +286,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
                 Poll::Ready(Ok(_)) | Poll::Pending => false,
             };
             if !gone {
+                this.signals.write_blocked.set(written.is_pending());
                 if matches!(written, Poll::Ready(Ok(1..))) {
                     this.signals.sent.set(true);
                 }
@@ -308,18 +323,60 @@ fn is_deaf(error: &io::Error) -> bool {
 
 /// A request body on its way to the upstream.
 pub(crate) struct UpstreamBody {
-    /// `None` when there is none, so that a request can be made again from its head alone.
+    /// Its beginning, where that was read already.
+    held: Option<Held>,
+    /// `None` when there is none or all of it is held, so that a request can be made again.
     client: Option<Incoming>,
     signals: Option<Arc<Signals>>,
 }
 
 impl UpstreamBody {
     pub(crate) fn new(client: Incoming) -> Self {
-        Self { client: (!client.is_end_stream()).then_some(client), signals: None }
+        Self { held: None, client: (!client.is_end_stream()).then_some(client), signals: None }
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.client.is_none()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.client.is_none() && self.held_is_empty()
+    }
+
+    /// Keeps what comes next.
+    pub(crate) fn begin_holding(&mut self, budget: &Rc<Budget>) {
+        self.held = Some(Held::new(budget));
+    }
+
+    /// Whether more of it may be kept.
+    pub(crate) fn has_room(&self, limit: usize) -> bool {
+        self.held.as_ref().is_some_and(|held| held.has_room(limit))
+    }
+
+    /// Keeps the next part. False after the last.
+    pub(crate) fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, hyper::Error>> {
+        let (Some(client), Some(held)) = (&mut self.client, &mut self.held) else { return Poll::Ready(Ok(false)) };
+        let more = match ready!(Pin::new(&mut *client).poll_frame(cx)) {
+            Some(frame) => {
+                held.push(frame?);
+                !client.is_end_stream()
+            }
+            None => false,
+        };
+        // With nothing in it, hyper must still see a body, so that it is sent as one.
+        if !more && !held.is_empty() {
+            self.client = None;
+        }
+        Poll::Ready(Ok(more))
+    }
+
+    fn held_is_empty(&self) -> bool {
+        self.held.as_ref().is_none_or(Held::is_empty)
+    }
+
+    fn note(&self, frame: &Poll<Option<Result<Frame<Bytes>, hyper::Error>>>) {
+        let done = matches!(frame, Poll::Ready(None)) || self.is_end_stream();
+        if let Some(signals) = self.signals.as_ref().filter(|_| frame.is_ready()) {
+            signals.progress.set(true);
+            signals.body_done.set(done);
+            signals.body_failed.set(matches!(frame, Poll::Ready(Some(Err(_)))));
+        }
     }
 
     /// Reports this body's progress to `signals` from now on.
@@ -327,16 +384,21 @@ impl UpstreamBody {
         let waits =
             request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let body = request.body_mut();
-        signals.restart(body.is_empty(), waits && !body.is_empty());
-        body.signals = body.client.as_ref().map(|_| signals.clone());
+        let empty = body.is_empty();
+        signals.restart(empty, waits && !empty);
+        body.signals = (!empty).then(|| signals.clone());
     }
 
-    /// The same request once more; `None` if it has a body.
+    /// The same request once more; `None` if it has a body that is not held whole.
     pub(crate) fn repeat(request: &Request<Self>) -> Option<Request<Self>> {
-        if !request.body().is_empty() {
+        if request.body().client.is_some() {
             return None;
         }
-        let mut copy = Request::new(Self { client: None, signals: None });
+        let held = match &request.body().held {
+            Some(held) => Some(held.repeat()?),
+            None => None,
+        };
+        let mut copy = Request::new(Self { held, client: None, signals: None });
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();
         *copy.headers_mut() = request.headers().clone();
@@ -350,12 +412,15 @@ impl Body for UpstreamBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
-        let Some(client) = &mut this.client else { return Poll::Ready(None) };
         if this.signals.as_ref().is_some_and(|signals| signals.held.get() || signals.deaf.get()) {
             // Driving the connection asks again.
             return Poll::Pending;
         }
-        let mut frame = Pin::new(client).poll_frame(cx);
+        let mut frame = match (this.held.as_mut().and_then(Held::pop), &mut this.client) {
+            (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
+            (None, Some(client)) => Pin::new(client).poll_frame(cx),
+            (None, None) => return Poll::Ready(None),
+        };
         if let Poll::Ready(Some(Ok(last))) = &frame
             && let Some(fields) = last.trailers_ref()
         {
@@ -364,21 +429,23 @@ impl Body for UpstreamBody {
             }
             frame = Poll::Ready(None);
         }
-        let done = matches!(frame, Poll::Ready(None)) || self.is_end_stream();
-        if let Some(signals) = self.signals.as_ref().filter(|_| frame.is_ready()) {
-            signals.progress.set(true);
-            signals.body_done.set(done);
-            signals.body_failed.set(matches!(frame, Poll::Ready(Some(Err(_)))));
-        }
+        self.note(&frame);
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.client.as_ref().is_none_or(Incoming::is_end_stream)
+        self.held_is_empty() && self.client.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.client.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        let rest = self.client.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint);
+        let Some(held) = &self.held else { return rest };
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + held.len());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + held.len());
+        }
+        hint
     }
 }
 

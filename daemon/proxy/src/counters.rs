@@ -85,6 +85,24 @@ nitrotap_core::counters! {
         dropped_trailers: Counter "nitrotap_proxy_trailers_dropped" {},
         /// Requests whose body the upstream did not read to its end, and answered all the same.
         early_answers: Counter "nitrotap_proxy_early_answers" {},
+        /// Transfers ended because a side was too slow, by side.
+        slow_uploads: Counter "nitrotap_proxy_slow_transfers_ended" { side = "client_sending" },
+        /// Transfers ended because a side was too slow, by side.
+        slow_downloads: Counter "nitrotap_proxy_slow_transfers_ended" { side = "client_reading" },
+        /// Transfers ended because a side was too slow, by side.
+        stalled_upstreams: Counter "nitrotap_proxy_slow_transfers_ended" { side = "upstream" },
+        /// Slow transfers ended because requests waited for their upstream connections.
+        evicted: Counter "nitrotap_proxy_slow_transfers_evicted" {},
+        /// Upgraded connections ended because no byte moved for too long.
+        tunnel_timeouts: Counter "nitrotap_proxy_tunnels_timed_out" {},
+        /// Upgrades refused at the limit of tunnels.
+        tunnels_refused: Counter "nitrotap_proxy_tunnels_refused" {},
+        /// Client connections turned away because their address has too many.
+        crowded: Counter "nitrotap_proxy_clients_shed_by_address" {},
+        /// Bytes of requests and responses kept for slow clients.
+        buffered: Gauge "nitrotap_proxy_buffered_bytes" {},
+        /// Times a message was not kept for want of room.
+        buffer_full: Counter "nitrotap_proxy_buffer_full" {},
     }
 }
 

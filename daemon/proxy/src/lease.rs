@@ -19,7 +19,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
 };
 
@@ -68,6 +68,11 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
 
     fn conn(&mut self) -> &mut Conn<D::Stream> {
         self.conn.as_mut().expect("a lease loses its connection only when it is consumed or upgraded")
+    }
+
+    /// What the connection tells of its traffic.
+    pub(crate) fn signals(&mut self) -> Arc<Signals> {
+        self.conn().signals.clone()
     }
 
     /// Whether the connection is still fit for a request.
@@ -131,7 +136,9 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
     ) -> Poll<Result<Response<Incoming>, Failure>> {
         let conn = self.conn.as_mut().expect("a lease loses its connection only when it is consumed or upgraded");
         if conn.signals.expired.get() {
-            let cause = if conn.signals.body_done.get() { Cause::HeadTimeout } else { Cause::BodyTimeout };
+            // Who did not go on: an upstream that does not read its request is late, too.
+            let upstream = conn.signals.body_done.get() || conn.signals.write_blocked.get();
+            let cause = if upstream { Cause::HeadTimeout } else { Cause::BodyTimeout };
             return Poll::Ready(Err(Failure::new(cause, None, &conn.signals)));
         }
         let ended = conn.drive(cx);

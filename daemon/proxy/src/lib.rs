@@ -15,17 +15,21 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod ahead;
 mod body;
+mod budget;
 mod client;
 mod config;
 mod conn;
 mod counters;
+mod crowd;
 mod exchange;
 mod gather;
 mod head;
 mod housekeeper;
 mod interim;
 mod lease;
+mod lines;
 mod linger;
 mod race;
 mod refuse;
@@ -38,6 +42,7 @@ mod trailers;
 mod trust;
 mod tunnel;
 mod upgrades;
+mod upload;
 mod upstreams;
 mod url;
 

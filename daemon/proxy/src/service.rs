@@ -2,13 +2,14 @@
 
 use crate::{
     body::Body,
-    client::Turn,
+    client::{Stage, Turn},
     conn::UpstreamBody,
     head::{self, Origin},
     lease::{Cause, Failure, Lease},
+    lines::What,
     reply::{self, BadRequest, Trouble},
     runtime::{Dialer, Runtime},
-    trust, tunnel, upgrades,
+    trust, tunnel, upgrades, upload,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
 use hyper::{
@@ -19,7 +20,7 @@ use nitrotap_core::pool::{
     DialError, RejectWhy, Want,
     retry::{self, Attempt, Decision},
 };
-use std::{convert::Infallible, error::Error};
+use std::{convert::Infallible, error::Error, future::poll_fn, pin::pin, task::Poll};
 
 /// Answers one request. Dropped when the client leaves, which closes the upstream connection.
 ///
@@ -94,6 +95,14 @@ fn prepare<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut request: Request<Incomi
 async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) -> Result<Reply<R, D>, Trouble> {
     let shard = &turn.shard;
     let upstreams = &shard.upstreams;
+    if job.upgrade.is_some() && !shard.has_room_for_a_tunnel() {
+        return Err(too_many_tunnels(turn));
+    }
+    if let Some(request) = job.request.take() {
+        let (parts, mut body) = request.into_parts();
+        upload::collect(turn, &parts.headers, &mut body).await.map_err(|(trouble, why)| report(turn, trouble, why))?;
+        job.request = Some(Request::from_parts(parts, body));
+    }
     let mut retried = false;
     loop {
         let want = if retried { Want::Fresh } else { Want::Any };
@@ -104,7 +113,13 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
         // The copy costs as much as the rest of the pool's work, hence only where a retry could follow.
         let may_retry = lease.reused && job.idempotent && !retried;
         job.request = if may_retry { UpstreamBody::repeat(&request) } else { None };
-        match lease.send(request, &turn.client.side).await {
+        turn.sends(lease.signals());
+        let Some(sent) = in_time(turn, lease.send(request, &turn.client.side)).await else {
+            drop(lease);
+            return Err(report(turn, Trouble::BodyTimeout, upload::SLOW));
+        };
+        turn.stage(Stage::Streaming);
+        match sent {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return switch(turn, response, lease, job.upgrade);
             }
@@ -130,6 +145,8 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
                     retried,
                 };
                 drop(lease);
+                turn.stage(Stage::Queued);
+                turn.let_go();
                 let (trouble, cause) = failed(&failure);
                 if trouble != Trouble::Broken || retry::decide(attempt) == Decision::GiveUp {
                     return Err(report(turn, trouble, &cause));
@@ -148,6 +165,23 @@ fn may_have_body(head_only: bool, status: StatusCode) -> bool {
     !head_only && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
 }
 
+/// What `sending` comes to, unless the client takes too long over the request's body.
+async fn in_time<R: Runtime, D: Dialer, T>(turn: &Turn<R, D>, sending: impl Future<Output = T>) -> Option<T> {
+    let mut sending = pin!(sending);
+    poll_fn(|cx| {
+        if turn.client.upload_is_overdue() {
+            return Poll::Ready(None);
+        }
+        sending.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+fn too_many_tunnels<R: Runtime, D: Dialer>(turn: &Turn<R, D>) -> Trouble {
+    turn.shard.counters.borrow_mut().tunnels_refused += 1;
+    report(turn, Trouble::Overloaded, "as many connections are upgraded as may be")
+}
+
 /// The upstream speaks another protocol from here on.
 fn switch<R: Runtime, D: Dialer>(
     turn: &Turn<R, D>,
@@ -161,12 +195,16 @@ fn switch<R: Runtime, D: Dialer>(
     if !upgrades::agrees(&asked, response.headers()) {
         return Err(report(turn, Trouble::Broken, "a 101 to another protocol than the client asked for"));
     }
+    // Others may have been upgraded while this one was on its way.
+    if !turn.shard.has_room_for_a_tunnel() {
+        return Err(too_many_tunnels(turn));
+    }
     let (mut parts, _) = response.into_parts();
     parts.extensions.remove::<OnUpgrade>();
     head::to_client_upgraded(&mut parts.headers);
     turn.shard.counters.borrow_mut().count_response(parts.status);
     turn.client.side.become_raw();
-    tunnel::start(&turn.shard, on_upgrade, lease);
+    tunnel::start(&turn.shard, &turn.client, on_upgrade, lease);
     Ok(Reply::Upgraded(Response::from_parts(parts, ())))
 }
 
@@ -210,7 +248,8 @@ fn report<R: Runtime, D: Dialer>(turn: &Turn<R, D>, trouble: Trouble, cause: &st
     };
     *counter += 1;
     if ours {
-        tracing::warn!(%upstream, status = status.as_u16(), cause, "no answer from the upstream");
+        drop(counters);
+        turn.shard.upstreams.warn(What::Answer(status.as_u16()), cause);
     } else {
         tracing::debug!(%upstream, status = status.as_u16(), cause, "request refused");
     }

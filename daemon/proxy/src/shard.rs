@@ -4,9 +4,11 @@
 //! by the owner's calls. Bounds: [`Config::max_clients`], tunnels included; the pool's own.
 
 use crate::{
+    budget::Budget,
     client::{Client, Overdue},
     config::Config,
     counters::ProxyCounters,
+    crowd::{self, Crowd},
     housekeeper,
     runtime::{Dialer, Runtime},
     shed,
@@ -14,13 +16,18 @@ use crate::{
     url::UpstreamUrl,
 };
 use http::HeaderValue;
-use nitrotap_core::{pool::PoolCounters, time::Instant};
+use nitrotap_core::{
+    pace::{self, Holder},
+    pool::PoolCounters,
+    time::Instant,
+};
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     net::IpAddr,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -48,11 +55,15 @@ pub enum Peer {
 impl<R: Runtime, D: Dialer> Shard<R, D> {
     /// A shard without clients. Its housekeeping runs on `runtime` until the last handle and client are gone.
     pub fn new(runtime: R, dialer: D, upstream: UpstreamUrl, config: Config) -> Self {
+        let budget = Budget::new(config.buffer_memory);
         let upstreams = Rc::new(Upstreams::new(runtime.clone(), dialer, upstream, config));
         let inner = Rc::new(Inner {
             upstreams,
             counters: RefCell::default(),
             clients: RefCell::default(),
+            crowd: Rc::default(),
+            budget,
+            turned_away: Cell::new(0),
             next_check: Cell::new(Instant::ZERO),
             draining: Cell::new(false),
             drained: RefCell::new(None),
@@ -73,7 +84,19 @@ impl<R: Runtime, D: Dialer> Shard<R, D> {
             inner.counters.borrow_mut().shed += 1;
             return shed::turn_away(&inner, stream, shed::FULL);
         }
-        let client = Client::new(address(peer), runtime.now());
+        let config = &inner.upstreams.config;
+        let seat = match peer {
+            Peer::Ip(ip) => {
+                let public = if crowd::is_private(ip) { usize::MAX } else { config.max_per_public_address };
+                let Some(seat) = inner.crowd.enter(ip, config.max_per_address.min(public)) else {
+                    inner.counters.borrow_mut().crowded += 1;
+                    return shed::turn_away(&inner, stream, shed::CROWDED);
+                };
+                Some(seat)
+            }
+            Peer::Unknown => None,
+        };
+        let client = Client::new(address(peer), runtime.now(), seat);
         inner.admit(&client);
         runtime.spawn(async move {
             let _admission = Admission { inner: inner.clone(), client: client.clone() };
@@ -105,7 +128,9 @@ impl<R: Runtime, D: Dialer> Shard<R, D> {
     /// What this shard has counted so far.
     #[must_use]
     pub fn counters(&self) -> (ProxyCounters, PoolCounters) {
-        (*self.0.counters.borrow(), self.0.upstreams.counters())
+        let (buffered, buffer_full) = self.0.budget.usage();
+        let proxy = ProxyCounters { buffered, buffer_full, ..*self.0.counters.borrow() };
+        (proxy, self.0.upstreams.counters())
     }
 }
 
@@ -114,6 +139,10 @@ pub(crate) struct Inner<R: Runtime, D: Dialer> {
     pub(crate) upstreams: Rc<Upstreams<R, D>>,
     pub(crate) counters: RefCell<ProxyCounters>,
     clients: RefCell<Vec<Rc<Client>>>,
+    crowd: Rc<Crowd>,
+    pub(crate) budget: Rc<Budget>,
+    /// Requests that had got no connection when clients were last checked.
+    turned_away: Cell<u64>,
     next_check: Cell<Instant>,
     draining: Cell<bool>,
     drained: RefCell<Option<Waker>>,
@@ -141,6 +170,10 @@ impl<R: Runtime, D: Dialer> Inner<R, D> {
     fn is_empty(&self) -> bool {
         let counters = self.counters.borrow();
         self.clients.borrow().is_empty() && counters.tunnels == 0 && counters.lingering == 0
+    }
+
+    pub(crate) fn has_room_for_a_tunnel(&self) -> bool {
+        (self.counters.borrow().tunnels as usize) < self.upstreams.config.tunnels()
     }
 
     fn has_room(&self) -> bool {
@@ -174,8 +207,11 @@ impl<R: Runtime, D: Dialer> Inner<R, D> {
         self.wake_drained();
     }
 
-    fn check_period(&self) -> std::time::Duration {
-        self.upstreams.config.header_timeout / 4
+    fn check_period(&self) -> Duration {
+        let config = &self.upstreams.config;
+        let shortest =
+            config.header_timeout.min(config.body_timeout).min(config.send_timeout).min(config.upstream_timeout);
+        (shortest / 4).min(CHECK_EVERY)
     }
 
     fn check_clients(&self) -> Option<Instant> {
@@ -190,13 +226,47 @@ impl<R: Runtime, D: Dialer> Inner<R, D> {
                 match overdue {
                     Overdue::Head => counters.header_timeouts += 1,
                     Overdue::Request => counters.keep_alive_timeouts += 1,
+                    Overdue::Upload => counters.slow_uploads += 1,
+                    Overdue::Download => counters.slow_downloads += 1,
+                    Overdue::Upstream => counters.stalled_upstreams += 1,
                 }
             }
+            counters.evicted += self.make_room(&clients);
             self.next_check.set(now + self.check_period());
         }
         Some(self.next_check.get())
     }
 }
+
+impl<R: Runtime, D: Dialer> Inner<R, D> {
+    /// Ends slow transfers for requests that wait, or waited in vain since the last time. Gives their number.
+    fn make_room(&self, clients: &[Rc<Client>]) -> u64 {
+        let pool = self.upstreams.counters();
+        let rejected = pool.reject_queue_full + pool.reject_wait_timeout;
+        let in_vain = rejected - self.turned_away.replace(rejected);
+        let needed = self.upstreams.starving().max(usize::try_from(in_vain).unwrap_or(usize::MAX));
+        if needed == 0 {
+            return 0;
+        }
+        let no_memory = self.budget.is_full();
+        let holders = clients.iter().filter_map(|who| {
+            let (client, debt) = who.holds(no_memory)?;
+            Some(Holder { who, client, debt })
+        });
+        let victims = pace::victims(holders, needed, EVICT_FROM);
+        for victim in &victims {
+            tracing::debug!(client = ?victim.address, "slow transfer ended: other requests wait for its place");
+            victim.evict();
+        }
+        victims.len() as u64
+    }
+}
+
+/// How often clients are looked at, at least.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// Debt (see [`pace`]) from which a transfer may be ended for requests that wait.
+const EVICT_FROM: Duration = Duration::from_secs(3);
 
 impl<R: Runtime, D: Dialer> Drop for Inner<R, D> {
     fn drop(&mut self) {

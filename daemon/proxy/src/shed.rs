@@ -32,6 +32,14 @@ pub(crate) const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     retry-after: 1\r\n\r\n\
     503 Service Unavailable: too many connections; try again in a while\n";
 
+/// What a client gets whose address has its share of connections already.
+pub(crate) const CROWDED: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 75\r\n\
+    connection: close\r\n\
+    retry-after: 1\r\n\r\n\
+    429 Too Many Requests: too many connections from one address at the moment\n";
+
 /// Gives `stream` its `answer` and ends it, in a task of its own.
 pub(crate) fn turn_away<R: Runtime, D: Dialer, S>(shard: &Rc<Inner<R, D>>, stream: S, answer: &'static [u8])
 where
@@ -86,12 +94,14 @@ impl<R: Runtime, D: Dialer> Drop for Seat<R, D> {
 
 #[cfg(test)]
 mod tests {
-    use super::FULL;
+    use super::{CROWDED, FULL};
 
     #[test]
-    fn the_answer_states_its_true_length() {
-        let text = std::str::from_utf8(FULL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
+    fn the_answers_state_their_true_length() {
+        for answer in [FULL, CROWDED] {
+            let text = std::str::from_utf8(answer).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
+        }
     }
 }

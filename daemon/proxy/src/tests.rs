@@ -6,5 +6,6 @@ mod forwarding;
 mod hygiene;
 mod messages;
 mod reuse;
+mod slow;
 mod upgrades;
 mod world;

@@ -8,6 +8,7 @@ use crate::{
     config::Config,
     conn::{Conn, Signals},
     lease::Lease,
+    lines::{Line, Lines, What},
     runtime::{ByteStream, DialFailure, Dialer, Runtime},
     url::UpstreamUrl,
 };
@@ -30,6 +31,7 @@ pub(crate) struct Upstreams<R, D: Dialer> {
     dialer: D,
     pub(crate) config: Config,
     pub(crate) url: UpstreamUrl,
+    lines: Lines,
     state: RefCell<State<D::Stream>>,
     /// When the housekeeper will look next; anything due earlier wakes it.
     armed: Cell<Option<Instant>>,
@@ -81,6 +83,7 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
             dialer,
             config,
             url,
+            lines: Lines::default(),
             state: RefCell::new(state),
             armed: Cell::new(None),
             housekeeper: RefCell::new(None),
@@ -89,6 +92,35 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
 
     pub(crate) fn counters(&self) -> PoolCounters {
         *self.state.borrow().pool.counters()
+    }
+
+    /// Requests that wait although no connection may be opened for them.
+    pub(crate) fn starving(&self) -> usize {
+        self.state.borrow().pool.starving()
+    }
+
+    /// Whether at least half of the connections are free.
+    pub(crate) fn has_spare(&self) -> bool {
+        self.state.borrow().pool.has_spare()
+    }
+
+    /// Logs what an operator must look at, at most once a second for each cause.
+    pub(crate) fn warn(&self, what: What, cause: &str) {
+        match self.lines.happened(self.runtime.now(), what, cause) {
+            Some(line) => self.log(&line),
+            None => self.lines.next().into_iter().for_each(|at| self.wake_by(at)),
+        }
+    }
+
+    fn log(&self, Line { what, cause, count }: &Line) {
+        let upstream = &self.url;
+        match what {
+            What::Answer(status) => tracing::warn!(%upstream, status, cause, count, "no answer from the upstream"),
+            What::BrokeOff => {
+                tracing::warn!(%upstream, cause, count, "the upstream broke off in the middle of a response");
+            }
+            What::Dial => tracing::warn!(%upstream, cause, count, "cannot connect to the upstream"),
+        }
     }
 
     /// A connection for one request. Dropping the future gives up the place in the queue.
@@ -174,9 +206,11 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
             self.with_pool(|state, now| state.pool.handle_closed(now, id));
         }
         self.with_pool(|state, now| state.pool.handle_timeout(now));
+        let now = self.runtime.now();
+        self.lines.due(now).iter().for_each(|line| self.log(line));
         let state = self.state.borrow();
-        let sweep = (state.pool.counters().idle > 0).then(|| self.runtime.now() + self.config.sweep_every);
-        state.pool.poll_timeout().map(|(at, _)| at).into_iter().chain(sweep).min()
+        let sweep = (state.pool.counters().idle > 0).then(|| now + self.config.sweep_every);
+        state.pool.poll_timeout().map(|(at, _)| at).into_iter().chain(sweep).chain(self.lines.next()).min()
     }
 
     /// The housekeeper sleeps until `at`, or for ever, and listens for something earlier.
@@ -295,7 +329,7 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
                 tracing::debug!(upstream = %self.url, %id, cause = %failure.cause, "dial failed");
                 if failure.kind == DialError::Other {
                     // The class says nothing, so the log must.
-                    tracing::warn!(upstream = %self.url, cause = %failure.cause, "cannot connect to the upstream");
+                    self.warn(What::Dial, &failure.cause.to_string());
                 }
                 self.with_pool(|state, now| {
                     if state.is_dialing(id) {

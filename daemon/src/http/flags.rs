@@ -79,6 +79,49 @@ pub(crate) struct ProxyFlags {
     /// Most fields in the head of a request or response, and in its trailers; a request with more is answered 431
     #[arg(long, value_name = "N", default_value = "256")]
     max_fields: NonZeroUsize,
+
+    /// Longest time a client is waited for while it sends a request's body; its bytes earn it more at --min-rate
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    body_timeout: Seconds,
+
+    /// Longest time a client is waited for while it reads a response; its bytes earn it more at --min-rate
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    send_timeout: Seconds,
+
+    /// Bytes per second that a client must keep up on average, in either direction; 0: any byte counts. The slowest are
+    /// ended early while requests wait for an upstream connection
+    #[arg(long, value_name = "BYTES", default_value = "256", value_parser = byte_size)]
+    min_rate: u64,
+
+    /// Longest pause of the upstream in the middle of a response
+    #[arg(long, value_name = "SECONDS", default_value = "300")]
+    upstream_timeout: Seconds,
+
+    /// Longest time without a byte in either direction of an upgraded connection, such as a WebSocket
+    #[arg(long, value_name = "SECONDS", default_value = "3600")]
+    tunnel_idle_timeout: Seconds,
+
+    /// Upgraded connections at once; one more is answered 503 [default: three quarters of --max-upstream-connections]
+    #[arg(long, value_name = "N")]
+    max_tunnels: Option<NonZeroUsize>,
+
+    /// Client connections from one address (IPv6: one /64); one more is answered 429 [default: a quarter of
+    /// --max-clients for public addresses, no limit for private ones, which gateways and relays have]
+    #[arg(long, value_name = "N")]
+    max_clients_per_address: Option<NonZeroUsize>,
+
+    /// Read a request's body up to this size before taking an upstream connection; 0: pass it on as it comes
+    #[arg(long, value_name = "BYTES", default_value = "64K", value_parser = byte_size)]
+    request_buffer: u64,
+
+    /// Read up to this much of a response ahead of a slow client, so that its upstream connection is free earlier; 0:
+    /// nothing
+    #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = byte_size)]
+    response_buffer: u64,
+
+    /// Memory for all such requests and responses
+    #[arg(long, value_name = "BYTES", default_value = "128M", value_parser = byte_size)]
+    buffer_memory: u64,
 }
 
 impl ProxyFlags {
@@ -106,6 +149,7 @@ impl ProxyFlags {
             connect_retry: self.connect_retry.0,
             ..Limits::default()
         };
+        let size = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         let mut upgrades = Upgrades::default();
         for name in &self.allow_upgrade {
             upgrades.allow(name).map_err(|why| Error::usage(format!("--allow-upgrade {name}: {why}")))?;
@@ -119,6 +163,17 @@ impl ProxyFlags {
             trust_forwarded: self.trust_forwarded,
             date_header: true,
             max_fields: self.max_fields.get().clamp(100, 10_000),
+            body_timeout: self.body_timeout.0,
+            send_timeout: self.send_timeout.0,
+            min_rate: self.min_rate,
+            upstream_timeout: self.upstream_timeout.0,
+            tunnel_idle: self.tunnel_idle_timeout.0,
+            max_tunnels: self.max_tunnels.map(share),
+            max_per_address: self.max_clients_per_address.map_or(usize::MAX, share),
+            max_per_public_address: share(self.max_clients).div_ceil(4),
+            request_buffer: size(self.request_buffer),
+            response_buffer: size(self.response_buffer),
+            buffer_memory: size(self.buffer_memory).div_ceil(workers.get()),
             ..Config::default()
         };
         Ok(Some(ProxyOptions {
@@ -162,6 +217,18 @@ impl FromStr for SecondsOrNone {
     }
 }
 
+/// A number of bytes, with K, M or G for powers of 1024.
+fn byte_size(text: &str) -> Result<u64, &'static str> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        Some(_) | None => (text, 0),
+    };
+    let size = digits.parse::<u64>().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
+    size.filter(|n| *n <= 1 << 34).map(|n| n << shift).ok_or("expected a number of bytes, such as 0, 65536, 64K or 1M")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +267,16 @@ mod tests {
         let args = ["--listen", "127.0.0.1:0", "--upstream", "http://a", "--allow-upgrade"];
         assert!(parse(&[&args[..], &["foo"]].concat()).is_ok());
         assert!(parse(&[&args[..], &["h2c"]].concat()).unwrap_err().contains("--allow-upgrade h2c"));
+    }
+
+    #[test]
+    fn sizes_are_bytes_with_powers_of_1024() {
+        for (text, bytes) in [("0", 0), ("1500", 1500), ("64K", 65_536), ("1M", 1 << 20), ("2G", 2 << 30)] {
+            assert_eq!(byte_size(text), Ok(bytes));
+        }
+        for bad in ["", "K", "-1", "1.5M", "1k", "+1", "99999999999999999999", "1T"] {
+            assert!(byte_size(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

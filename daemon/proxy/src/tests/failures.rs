@@ -94,7 +94,8 @@ fn an_upstream_that_never_answers_is_a_504_and_its_connection_is_closed() {
 
 #[test]
 fn an_upload_that_moves_is_not_timed_out_and_one_that_stops_is_a_408() {
-    run(Config::default(), async |w| {
+    let patient = Config { request_buffer: 0, body_timeout: Duration::from_secs(600), ..Config::default() };
+    run(patient, async |w| {
         let mut client = w.client();
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").await;
         let mut up = w.accept().await;
@@ -201,8 +202,19 @@ fn requests_we_cannot_pass_on_are_refused_without_an_upstream() {
 }
 
 #[test]
-fn a_malformed_request_body_is_the_clients_fault() {
+fn a_malformed_request_body_takes_no_connection() {
     run(Config::default(), async |w| {
+        let mut client = w.client();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n").await;
+        let answer = client.rest().await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert_eq!((w.pool().requests, w.log().as_str()), (0, ""));
+    });
+}
+
+#[test]
+fn a_malformed_request_body_is_the_clients_fault() {
+    run(Config { request_buffer: 0, ..Config::default() }, async |w| {
         let mut client = w.client();
         client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n").await;
         let mut up = w.accept().await;

@@ -49,7 +49,7 @@ fn a_date_is_added_when_asked_for() {
 
 #[test]
 fn bodies_stream_both_ways_at_once_before_they_are_complete() {
-    run(Config::default(), async |w| {
+    run(Config { request_buffer: 0, ..Config::default() }, async |w| {
         let mut client = w.client();
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nfirst").await;
         let mut up = w.accept().await;
@@ -114,7 +114,7 @@ fn trailers_pass_to_a_client_that_takes_them() {
 
 #[test]
 fn a_client_that_waits_for_100_continue_gets_it() {
-    run(Config::default(), async |w| {
+    run(Config { request_buffer: 0, ..Config::default() }, async |w| {
         let mut client = w.client();
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n").await;
         let mut up = w.accept().await;

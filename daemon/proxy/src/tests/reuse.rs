@@ -236,7 +236,7 @@ fn a_client_that_leaves_in_the_middle_of_a_response_cancels_the_rest() {
 
 #[test]
 fn a_client_that_leaves_in_the_middle_of_its_request_body_cancels_it_upstream() {
-    run(Config::default(), async |w| {
+    run(Config { request_buffer: 0, ..Config::default() }, async |w| {
         let mut client = w.client();
         client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\npart").await;
         let mut up = w.accept().await;

@@ -223,6 +223,11 @@ impl End {
         String::from_utf8_lossy(&std::mem::take(&mut self.unread)).into_owned()
     }
 
+    /// Reads one byte.
+    pub(super) async fn some(&mut self) {
+        drop(self.stream.read_u8().await);
+    }
+
     /// Whether nothing arrives for a (virtual) while.
     pub(super) async fn is_silent(&mut self) -> bool {
         tokio::time::timeout(Duration::from_millis(10), self.more()).await.is_err() && self.unread.is_empty()
