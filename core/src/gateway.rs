@@ -47,6 +47,7 @@ pub use counters::Counters;
 pub use duplicates::{Duplicate, Station};
 pub use handled::{DialError, Handled, OpenError, SessionError};
 pub use machine::Gateway;
+pub use network6::own_addresses;
 pub use output::{Closed, Ended, FlowId, Output, SessionId, Target};
 pub use pins::{MAX_PINS, Pin};
 pub use port::{ANONYMOUS, MAX_PORTS, PortId};

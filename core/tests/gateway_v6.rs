@@ -499,7 +499,9 @@ fn a_world_that_cannot_be_reached_is_said_to_be() {
 fn datagrams_pass_both_ways_and_their_errors_come_back() {
     let mut world = World::known(config());
     let sent = frame(GATEWAY_MAC, mac(0xa), &udp(A, WORLD, [5000, 9], b"ping"));
-    let Handled::Datagram { session, kind, to, payload } = world.handle(world.a, &sent) else { panic!("no datagram") };
+    let Handled::Datagram { session, kind, to, payload, .. } = world.handle(world.a, &sent) else {
+        panic!("no datagram")
+    };
     assert_eq!((kind, to, &payload[..]), (Kind::Udp, SocketAddr::from((ip(WORLD), 9)), &b"ping"[..]));
     world.gateway.handle_datagram(NOW, session, b"pong");
     let [said] = &world.sent(world.a)[..] else { panic!("one answer") };
@@ -664,7 +666,9 @@ fn the_gateway_and_the_world_answer_pings() {
         assert_eq!((said.payload[0], said.source), if reply { (129, ip(to)) } else { (1, ip(B)) });
     }
     let request = frame(GATEWAY_MAC, mac(0xa), &icmp(A, ip(WORLD), 64, echo.clone()));
-    let Handled::Datagram { session, kind, to, payload } = world.handle(world.a, &request) else { panic!("no ping") };
+    let Handled::Datagram { session, kind, to, payload, .. } = world.handle(world.a, &request) else {
+        panic!("no ping")
+    };
     assert_eq!((kind, to.ip(), payload[0]), (Kind::Ping, ip(WORLD).into(), 128));
     // The kernel has put an identifier of its own.
     world.gateway.handle_datagram(NOW, session, &[129, 0, 9, 9, 1, 1, 0, 1, 1, 2, 3]);

@@ -2,6 +2,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod alloc;
+pub(crate) mod errqueue;
 pub(crate) mod fork;
 pub(crate) mod pktinfo;
 pub(crate) mod process;

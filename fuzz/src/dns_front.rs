@@ -23,7 +23,7 @@ struct Sent {
 pub fn dns_front(data: &[u8]) {
     let record = |name: &str, regexp: Option<&str>| Record {
         name: name.to_owned(),
-        ip: Ipv4Addr::new(10, 0, 0, 1),
+        ip: Ipv4Addr::new(10, 0, 0, 1).into(),
         regexp: regexp.map(str::to_owned),
     };
     let records = vec![record("a", None), record("", Some("^b[0-9]+$"))];
@@ -40,7 +40,7 @@ pub fn dns_front(data: &[u8]) {
             kind @ (0 | 1) => {
                 let (client, transport) = (ClientId(clients), if kind == 0 { Transport::Udp } else { Transport::Tcp });
                 clients += 1;
-                match dns.handle_query(now, client, transport, message) {
+                match dns.handle_query(now, client, u32::from(high & 3), transport, message) {
                     Action::Answer(answer) => check(&answer, message, transport),
                     Action::Forward { token, query: upstream, transport: same } => {
                         assert_eq!((&upstream[2..], same), (&message[2..], transport));

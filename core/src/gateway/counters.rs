@@ -29,6 +29,8 @@ crate::counters! {
         unsupported: Counter "nitrotap_gateway_drops" { cause = "unsupported" },
         /// Frames and packets dropped, by cause.
         addresses_full: Counter "nitrotap_gateway_drops" { cause = "addresses_full" },
+        /// Frames and packets dropped, by cause.
+        hop_limit: Counter "nitrotap_gateway_drops" { cause = "hop_limit" },
         /// Connections and sessions refused for want of room, by limit.
         refused_flows: Counter "nitrotap_gateway_refused" { limit = "flows" },
         /// Connections and sessions refused for want of room, by limit.

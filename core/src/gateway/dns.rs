@@ -2,8 +2,11 @@
 //!
 //! Owns: the zones, and the queries that wait for an upstream answer. No socket: messages in, messages out, without the
 //! length that TCP puts before them. Driven by: the daemon's DNS task, fuzz.
-//! Drain: nothing but timeouts: arm a timer from [`Dns::poll_timeout`], then [`Dns::handle_timeout`] until `None`.
-//! Bounds: [`ZONES_MAX`], [`RECORDS_MAX`] and [`DnsConfig::in_flight`]; a query above the last is answered with SERVFAIL.
+//! Drain: after each query [`Dns::poll_shed`] until `None`. Arm a timer from [`Dns::poll_timeout`], then
+//! [`Dns::handle_timeout`] until `None`.
+//! Bounds: [`ZONES_MAX`], [`RECORDS_MAX`], [`DnsConfig::in_flight`] and [`DnsConfig::in_flight_per_tenant`]. A query above the
+//! last is answered with SERVFAIL; above the other one, the oldest query of the tenant that has the most is. What waits before
+//! that, and streams of queries, have shares per tenant too: [`Intake`] and [`Streams`].
 //!
 //! A query of any type passes, as does its answer: only the id differs upstream, so that a stray or forged answer does not
 //! match. Failures stay apart: what a resolver says (NXDOMAIN, SERVFAIL, REFUSED) reaches the client untouched; where none
@@ -11,15 +14,19 @@
 
 mod addresses;
 mod counters;
+mod intake;
 mod machine;
 mod query;
 mod reply;
+mod streams;
 mod zones;
 
-pub use addresses::addresses;
+pub use addresses::{addresses, asked_name};
 pub use counters::DnsCounters;
+pub use intake::{Intake, IntakeLimits, Shed};
 pub use machine::{Dns, HOSTS_MAX};
 pub(super) use query::wire_len;
+pub use streams::{NoRoom, StreamId, StreamLimits, Streams};
 pub use zones::{Record, Zone, ZoneError, default_zones};
 
 use core::{net::IpAddr, time::Duration};
@@ -42,6 +49,8 @@ pub struct DnsConfig {
     pub zones: Vec<Zone>,
     /// Queries that may wait for upstream at a time.
     pub in_flight: usize,
+    /// Those of one tenant.
+    pub in_flight_per_tenant: usize,
     /// How long a query waits for upstream, all tries together: clients give up after 5 s themselves (resolv.conf(5)).
     pub timeout: Duration,
     /// The longest answer over UDP, in bytes, whatever the client says; at least 512. What is longer is cut, and the client
@@ -52,10 +61,17 @@ pub struct DnsConfig {
 }
 
 impl DnsConfig {
-    /// Of `zones`, with 512 queries in flight for 5 s at most, and no answer above 1232 bytes over UDP.
+    /// Of `zones`, with 512 queries in flight for 5 s at most, 128 of one tenant, and no answer above 1232 bytes over UDP.
     #[must_use]
     pub const fn new(zones: Vec<Zone>, seed: u64) -> Self {
-        Self { zones, in_flight: 512, timeout: Duration::from_secs(5), udp_limit: UDP_SIZE, seed }
+        Self {
+            zones,
+            in_flight: 512,
+            in_flight_per_tenant: 128,
+            timeout: Duration::from_secs(5),
+            udp_limit: UDP_SIZE,
+            seed,
+        }
     }
 }
 

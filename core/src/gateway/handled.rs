@@ -19,6 +19,8 @@ pub enum Handled<'f> {
         to: SocketAddr,
         /// UDP payload, or an ICMP echo request from its type on.
         payload: Cow<'f, [u8]>,
+        /// Links that it may pass from here on, 1 at least: the guest's, less the one to us.
+        hop_limit: u8,
     },
     /// Answer this question with [`super::Gateway::handle_dns_answer`].
     Dns {
@@ -34,8 +36,8 @@ impl Handled<'_> {
     pub(super) fn into_owned<'f>(self) -> Handled<'f> {
         match self {
             Handled::Done => Handled::Done,
-            Handled::Datagram { session, kind, to, payload } => {
-                Handled::Datagram { session, kind, to, payload: Cow::Owned(payload.into_owned()) }
+            Handled::Datagram { session, kind, to, payload, hop_limit } => {
+                Handled::Datagram { session, kind, to, payload: Cow::Owned(payload.into_owned()), hop_limit }
             }
             Handled::Dns { client, query } => Handled::Dns { client, query: Cow::Owned(query.into_owned()) },
         }

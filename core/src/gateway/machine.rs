@@ -11,6 +11,7 @@
 mod between;
 mod datagrams;
 mod flows;
+mod held;
 mod ipv6;
 mod packets;
 mod send;
@@ -48,6 +49,7 @@ use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
+use held::Held;
 use ipnet::{IpNet, Ipv6Net};
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, IpProtocol};
 use std::{
@@ -101,6 +103,8 @@ pub struct Gateway {
     /// Whether any rule is about what enclaves say to each other.
     rules_between: bool,
     conversations: Conversations,
+    /// What keeps learned addresses open.
+    held: Held,
     /// The number of the last datagram in fragments of IPv4.
     identification: u16,
     /// The same of IPv6.
@@ -163,6 +167,7 @@ impl Gateway {
             sessions: Sessions::new(config.max_sessions, rng.u64(..)),
             dns_clients: BTreeMap::new(),
             dns_number: 0,
+            held: Held::default(),
             identification: rng.u16(..),
             // Drawn last, so that it changes nothing for others. From there on it counts: RFC 7739 would have more where
             // fragments can be slipped in, but nobody else sends a guest packets from where the gateway's come from.
@@ -299,6 +304,7 @@ impl Gateway {
         self.neighbours.stamp(now);
         self.switch.stamp(now);
         self.ports.stamp(now);
+        self.held.tick(now);
         let Self { tcp, ports, tenants, out, counters, .. } = self;
         tcp.flush(now, &mut Context { ports, tenants, out, counters });
     }
@@ -346,8 +352,14 @@ impl Gateway {
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
         if let Some(output) = self.out.pop_front() {
-            if let Output::Flow(flow) = output {
-                self.tcp.told(flow);
+            match output {
+                Output::Flow(flow) => self.tcp.told(flow),
+                Output::Dial { flow, target: Target::Address(to), .. } => {
+                    self.hold(held::User::Flow(flow), Proto::Tcp, to)
+                }
+                Output::Closed { flow, .. } => self.release(held::User::Flow(flow)),
+                Output::SessionClosed(session) => self.release(held::User::Session(session)),
+                Output::Dial { .. } | Output::Frames(_) => {}
             }
             return Some(output);
         }

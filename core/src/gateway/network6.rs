@@ -64,6 +64,12 @@ impl Network6 {
     }
 }
 
+/// The gateway's address in a prefix, and the one that stands for the host's loopback; `None` if it cannot be used.
+#[must_use]
+pub fn own_addresses(subnet: Ipv6Net) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    Network6::new(subnet, [0; 6]).ok().map(|network| (network.gateway, network.host))
+}
+
 /// The link-local address of a hardware address (RFC 4291 appendix A).
 fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
     let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];

@@ -1,8 +1,8 @@
 //! Which destinations enclaves may reach: rules by address, network, name and port.
 //!
 //! Owns: the rules, and the addresses learned from DNS answers for names that rules allow. Driven by: the gateway, once
-//! per new flow ([`Policy::verdict`]), per DNS question ([`Policy::name_allowed`]) and per address in an answer
-//! ([`Policy::learn`]). Drain: nothing; it has no timer either, what has expired is not looked at.
+//! per new flow ([`Policy::verdict`], and [`Policy::hold`] until its end, [`Policy::release`]), per DNS question
+//! ([`Policy::name_allowed`]) and per answer ([`Policy::lesson`] by the name server, [`Policy::take`] here). Drain: nothing; it has no timer either, what has expired is not looked at.
 //! Bounds: [`MAX_RULES`] of each kind, [`MAX_LEARNED`] addresses.
 //!
 //! What is asked, in this order:
@@ -31,6 +31,7 @@ pub(super) mod address;
 mod counters;
 mod host;
 mod learned;
+mod lesson;
 mod name;
 mod parse;
 mod rule;
@@ -38,6 +39,7 @@ mod rule;
 pub use counters::PolicyCounters;
 pub use host::{HostAddresses, MAX_HOST};
 pub use learned::{MAX_LEARNED, MAX_TTL, MIN_TTL};
+pub use lesson::{Lesson, MAX_LESSON, MAX_OPENED};
 pub use name::{MAX_LABEL, MAX_NAME, NamePattern};
 pub use parse::{RuleError, Why};
 pub use rule::{Dest, MAX_PORT_RANGES, Ports, Proto, Rule};
@@ -140,6 +142,8 @@ pub struct Policy {
     host_loopback: bool,
     /// Whether names that match no rule are resolved.
     other_names: bool,
+    /// Whether there is an allow rule by name.
+    by_name: bool,
     learned: Learned,
     host: Host,
 }
@@ -171,6 +175,7 @@ impl Policy {
             imds,
             host_loopback,
             other_names,
+            by_name,
             learned: Learned::default(),
             host: Host::default(),
         })
@@ -315,23 +320,36 @@ impl Policy {
     }
 
     /// Opens an address that `name` was resolved to, for the protocols and ports of the allow rules that match `name`.
-    /// It stays open for `ttl` seconds, but for [`MIN_TTL`] at least and [`MAX_TTL`] at most; learned again, until the
-    /// later end. `name` is what was asked for, whatever aliases the answer went through. Flows that are open are not
-    /// affected by the end.
+    /// It stays open for `ttl` seconds, but for [`MIN_TTL`] at least and [`MAX_TTL`] at most, and as long as something uses it;
+    /// learned again, until the later end. `name` is what was asked for, whatever aliases the answer went through. Flows that
+    /// are open are not affected by the end.
     ///
     /// Without effect if no allow rule matches the name, or if it may not be resolved at all. Beyond [`MAX_LEARNED`] the
-    /// address that would expire first is forgotten.
+    /// address that would expire first is forgotten, of the tenant that has the most.
     pub fn learn(&mut self, now: Instant, name: &str, addr: IpAddr, ttl: u32) {
-        let name = name::normal(name);
-        if !name::is_plain(&name) || !self.name_allowed(&name) {
-            return;
+        let addr = address::canonical(addr);
+        for rule in self.rules_for(name) {
+            self.learned.add(now, 0, addr, rule, ttl);
+        }
+    }
+
+    /// A flow to `addr` begins. If the address is open because of a name, it stays so until the flow has ended: then this
+    /// gives true, and [`Policy::release`] has to follow.
+    pub fn hold(&mut self, now: Instant, proto: Proto, addr: IpAddr, port: u16) -> bool {
+        if self.learned.is_empty() {
+            return false;
         }
         let addr = address::canonical(addr);
-        for (i, rule) in self.allow.iter().enumerate() {
-            if matches!(&rule.dest, Dest::Name(pattern) if pattern.matches(&name)) {
-                self.learned.add(now, addr, i, ttl);
-            }
+        let open = self.learned.rules(now, addr).any(|rule| self.allow[rule].covers(proto, port));
+        if open {
+            self.learned.hold(addr);
         }
+        open
+    }
+
+    /// A flow has ended for which [`Policy::hold`] gave true.
+    pub fn release(&mut self, now: Instant, addr: IpAddr) {
+        self.learned.release(now, address::canonical(addr));
     }
 
     /// How many addresses are open because of names, those that have expired since the last [`Policy::learn`] included;

@@ -59,6 +59,12 @@ pub(super) struct Ip<'p> {
 }
 
 impl<'p> Ip<'p> {
+    /// Links that it may yet pass, this one included: the time to live of IPv4.
+    #[inline]
+    pub(super) fn hop_limit(&self) -> u8 {
+        self.packet[if self.source.is_ipv4() { 8 } else { HOP_LIMIT }]
+    }
+
     /// An IPv4 packet. `None` if version, header length or total length make no sense. The header checksum is not looked
     /// at: the link is a local stream, and stock gvproxy does not look either (`RXChecksumOffload`).
     #[inline]

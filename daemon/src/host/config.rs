@@ -7,7 +7,8 @@ use super::{
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use nitrotap_core::gateway::{
-    dns::{Record, Zone},
+    dns::{Zone, default_zones},
+    own_addresses,
     policy::PolicyConfig,
 };
 use std::{
@@ -192,16 +193,9 @@ impl Network {
         })
     }
 
-    /// gvproxy's own names, for `gateway_ip` and `host_ip`.
+    /// gvproxy's own names, for `gateway_ip` and `host_ip`, and for the same of `subnet6`.
     pub(crate) fn default_zones(&self) -> Vec<Zone> {
-        let record = |name: &str, ip: Ipv4Addr| Record { name: name.to_owned(), ip, regexp: None };
-        ["containers.internal.", "docker.internal."]
-            .map(|name| Zone {
-                name: name.to_owned(),
-                records: vec![record("gateway", self.gateway_ip), record("host", self.host_ip)],
-                default_ip: None,
-            })
-            .into()
+        default_zones(self.gateway_ip, self.host_ip, self.subnet6.and_then(own_addresses))
     }
 
     /// Whether the addresses make sense together; the error names the two that do not.
@@ -255,6 +249,11 @@ mod tests {
         let zones = network.default_zones();
         assert_eq!(zones[1].name, "docker.internal.");
         assert_eq!(zones[1].records[1].ip, network.host_ip);
+        assert_eq!(zones[1].records.len(), 2);
+        let six = Network { subnet6: Some("fd00:1:2:3::/64".parse().unwrap()), ..network };
+        let addresses: Vec<_> =
+            six.default_zones()[0].records[2..].iter().map(|record| record.ip.to_string()).collect();
+        assert_eq!(addresses, ["fd00:1:2:3::1", "fd00:1:2:3::fe"]);
     }
 
     #[test]

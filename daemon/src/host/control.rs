@@ -8,7 +8,7 @@ use crate::drive::mailbox::Mailbox;
 use nitrotap_core::{
     frame::Framing,
     gateway::{
-        policy::HostAddresses,
+        policy::{HostAddresses, Lesson},
         publishing::{Asker, NotForGuests},
     },
 };
@@ -135,8 +135,8 @@ pub(crate) enum Request {
     Stats(Reply<Stats>),
     /// Whether it still goes round.
     Alive(Reply<()>),
-    /// A DNS answer that some guest is about to see.
-    Learn(Vec<u8>),
+    /// What a DNS answer opens that a guest of this tenant is about to see.
+    Learn(u32, Lesson),
     /// A DNS answer for a query that the data thread handed out.
     DnsAnswer {
         client: u64,
@@ -220,9 +220,9 @@ impl Handle {
         self.ask(Request::Alive).await
     }
 
-    /// A DNS answer that a guest is about to see: the egress policy may open what it names. Dropped if too much waits.
-    pub(crate) fn learn(&self, answer: Vec<u8>) {
-        self.try_send(Request::Learn(answer));
+    /// What a DNS answer opens that a guest is about to see. Dropped if too much waits.
+    pub(crate) fn learn(&self, tenant: u32, lesson: Lesson) {
+        self.try_send(Request::Learn(tenant, lesson));
     }
 
     /// A DNS answer; dropped if too much waits, as a datagram would be.

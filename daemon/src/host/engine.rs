@@ -52,8 +52,8 @@ use tokio::sync::oneshot;
 
 /// What the data thread hands to the control side.
 pub(crate) struct Hooks {
-    /// A question for the name server, with the number its answer must bear; false if it cannot be taken.
-    pub(crate) ask: Box<dyn FnMut(u64, Vec<u8>) -> bool + Send>,
+    /// A tenant's question for the name server, with the number its answer must bear; false if it cannot be taken.
+    pub(crate) ask: Box<dyn FnMut(u32, u64, Vec<u8>) -> bool + Send>,
     /// A guest's connection to a service of the gateway, as a stream, and the guest; false if nobody takes it.
     pub(crate) serve: Box<dyn FnMut(Target, Asker, OwnedFd) -> bool + Send>,
 }
@@ -162,6 +162,14 @@ impl Published {
         sources.add_counters(Arc::clone(&self.dhcp));
         sources.add_counters(Arc::clone(&self.fragments));
         sources.add_counters(Arc::clone(&self.capture));
+        let engine = Arc::clone(&self.engine);
+        sources.add_status(move || {
+            let refused = engine.read().find(|(desc, _)| desc.name == "nitrotap_host_pings_refused");
+            match refused {
+                Some((_, refused @ 1..)) => format!("pings: {refused} refused: {}\n", session::PINGS_REFUSED),
+                _ => String::new(),
+            }
+        });
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn data_thread() -> (Handle, mpsc::Receiver<Given>) {
                     }
                     Request::Alive(reply) => drop(reply.send(())),
                     Request::DnsAnswer { .. }
-                    | Request::Learn(_)
+                    | Request::Learn(..)
                     | Request::ReopenCapture
                     | Request::HostAddresses(_)
                     | Request::Control(_) => {}

@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// Connections of guests that wait to be served by the name server, or the REST interface; one more is refused.
+/// Connections of guests that wait to be served by the REST interface; one more is refused.
 const MAX_WAITING: usize = 64;
 
 /// Bytes of a capture; after that no more frames are written.
@@ -55,14 +55,12 @@ pub(super) fn start(config: &Config, sources: &Sources) -> Result<Running, Error
     let names = name_server(config, &handle, clock)?;
     sources.add_counters(Arc::clone(names.counters()));
 
-    let (streams, guests_of_names) = mpsc::channel(MAX_WAITING);
     let (to_services, guests) = mpsc::channel(MAX_WAITING);
-    tokio::spawn(serve_streams(guests_of_names, names.clone()));
-    let asked = names.clone();
+    let (asked, streams, runtime) = (names.clone(), names.clone(), tokio::runtime::Handle::current());
     let hooks = engine::Hooks {
-        ask: Box::new(move |client, query| asked.try_query(client, Transport::Udp, query)),
+        ask: Box::new(move |tenant, client, query| asked.try_query(tenant, client, Transport::Udp, query)),
         serve: Box::new(move |target, asker, stream| match target {
-            Target::Dns => streams.try_send(stream).is_ok(),
+            Target::Dns => serve_names(&runtime, &streams, asker.tenant, stream),
             Target::Services => to_services.try_send(Guest { stream, asker }).is_ok(),
             Target::Address(_) => false,
         }),
@@ -83,12 +81,17 @@ pub(super) fn start(config: &Config, sources: &Sources) -> Result<Running, Error
 }
 
 fn name_server(config: &Config, handle: &Handle, clock: Clock) -> Result<DnsHandle, Error> {
-    // A policy of the name server's own: it asks about names only, and those are not learned.
+    // A policy of the name server's own, which learns nothing: it says which names may be asked for, and what the answers open.
     let policy = policy::Policy::new(config.policy.clone()).map_err(|e| Error::usage(e.to_string()))?;
-    let (answers, learning) = (handle.clone(), handle.clone());
+    let policy = Arc::new(policy);
+    let (answers, learning, rules) = (handle.clone(), handle.clone(), Arc::clone(&policy));
     let hooks = dns::Hooks {
         answer: Box::new(move |client, answer| answers.dns_answer(client, answer)),
-        seen: Some(Box::new(move |answer| learning.learn(answer.to_vec()))),
+        seen: Some(Box::new(move |tenant, answer| {
+            if let Some(lesson) = rules.lesson(answer) {
+                learning.learn(tenant, lesson);
+            }
+        })),
         filter: Some(Box::new(move |name: &str| policy.name_allowed(name))),
     };
     let settings =
@@ -100,14 +103,16 @@ fn name_server(config: &Config, handle: &Handle, clock: Clock) -> Result<DnsHand
     Ok(names)
 }
 
-async fn serve_streams(mut streams: mpsc::Receiver<OwnedFd>, names: DnsHandle) {
-    while let Some(fd) = streams.recv().await {
-        let names = names.clone();
-        match tokio::net::UnixStream::from_std(UnixStream::from(fd)) {
-            Ok(stream) => drop(tokio::spawn(async move { names.serve_tcp(stream).await })),
-            Err(error) => seldom!(WARN, 0_u32, "cannot serve a DNS stream", %error),
+/// A guest's stream of questions: admitted here, on the data thread, so that nobody's streams wait behind another's.
+fn serve_names(runtime: &tokio::runtime::Handle, names: &DnsHandle, tenant: u32, stream: OwnedFd) -> bool {
+    let Some(seat) = names.admit(tenant) else { return false };
+    runtime.spawn(async move {
+        match tokio::net::UnixStream::from_std(UnixStream::from(stream)) {
+            Ok(stream) => DnsHandle::serve_tcp(stream, seat).await,
+            Err(error) => seldom!(WARN, tenant, "cannot serve a DNS stream", %error),
         }
-    }
+    });
+    true
 }
 
 fn gateway_config(config: &Config) -> gateway::Config {

@@ -2,19 +2,24 @@
 
 use super::NameAddress;
 use hickory_proto::{
-    op::{Header, Message, Query, ResponseCode},
+    op::{Header, Query, ResponseCode},
     rr::{Name, RData, Record},
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
 /// Aliases followed in a row; resolvers give up at about this many.
 const CHAIN_MAX: usize = 16;
+/// Records of the answer section looked at.
+const RECORDS_MAX: u16 = 128;
+/// Bytes of an answer looked at. Both bound what an answer that is made to be slow can cost: its names may be long chains of
+/// pointers, each of which leads to an earlier place.
+const BYTES_MAX: usize = 8192;
 
 /// The addresses that `answer` gives the name of its question, also by way of aliases (CNAME), and how many seconds each
 /// holds: the least time to live on its way.
 ///
 /// The name is in lower case and without a dot at the end. Records of other names, which nobody asked for, do not count. An
-/// answer that is an error, or that cannot be read, has none.
+/// answer that is an error, or that cannot be read, has none; of a long one, only the first records count.
 #[must_use]
 pub fn addresses(answer: &[u8]) -> Vec<NameAddress> {
     let Some((question, answers)) = read(answer) else { return Vec::new() };
@@ -38,16 +43,35 @@ pub fn addresses(answer: &[u8]) -> Vec<NameAddress> {
     found
 }
 
-/// The question and the answer section: what is wrong behind them does not matter.
-fn read(answer: &[u8]) -> Option<(Query, Vec<Record>)> {
-    let mut decoder = BinDecoder::new(answer);
-    let Header { metadata, counts, .. } = Header::read(&mut decoder).ok()?;
+/// The name that `answer` is about, as [`addresses`] gives it; `None` if it is an error, or cannot be read.
+#[must_use]
+pub fn asked_name(answer: &[u8]) -> Option<String> {
+    let mut decoder = BinDecoder::new(&answer[..answer.len().min(BYTES_MAX)]);
+    Some(text(question(&mut decoder)?.0.name()))
+}
+
+/// The question, and how many records follow it.
+fn question(decoder: &mut BinDecoder<'_>) -> Option<(Query, u16)> {
+    let Header { metadata, counts, .. } = Header::read(decoder).ok()?;
     if counts.queries != 1 || metadata.response_code != ResponseCode::NoError {
         return None;
     }
-    let question = Query::read(&mut decoder).ok()?;
-    let answers = usize::from(counts.answers);
-    let (answers, ..) = Message::read_records(&mut decoder, answers, false, metadata.op_code).ok()?;
+    Some((Query::read(decoder).ok()?, counts.answers))
+}
+
+/// The question and the answer section: what is wrong behind them does not matter.
+fn read(answer: &[u8]) -> Option<(Query, Vec<Record>)> {
+    let cut = answer.len() > BYTES_MAX;
+    let mut decoder = BinDecoder::new(&answer[..answer.len().min(BYTES_MAX)]);
+    let (question, count) = question(&mut decoder)?;
+    let mut answers = Vec::new();
+    for _ in 0..count.min(RECORDS_MAX) {
+        match Record::read(&mut decoder) {
+            Ok(record) => answers.push(record),
+            Err(_) if cut => break,
+            Err(_) => return None,
+        }
+    }
     Some((question, answers))
 }
 
@@ -65,7 +89,7 @@ mod tests {
     use super::*;
     use core::net::IpAddr;
     use hickory_proto::{
-        op::{MessageType, OpCode},
+        op::{Message, MessageType, OpCode},
         rr::{
             RecordType,
             rdata::{A, AAAA, CNAME},
@@ -123,6 +147,21 @@ mod tests {
         assert_eq!(addresses(&bytes).len(), 1);
         bytes[7] = 2;
         assert_eq!(addresses(&bytes).len(), 0);
+    }
+
+    #[test]
+    fn of_a_long_answer_the_first_records_count() {
+        let many: Vec<_> = (0..3000).map(|n| v4("www.example.com.", (n % 250) as u8, 60)).collect();
+        let bytes = answer(many, ResponseCode::NoError);
+        assert!(bytes.len() > 2 * BYTES_MAX);
+        assert_eq!(addresses(&bytes).len(), usize::from(RECORDS_MAX));
+        // Of long ones, those that are there whole.
+        let long = (0..100).map(|n| {
+            let owner = format!("{}.{n}.example.", vec!["x".repeat(60); 3].join("."));
+            v4(&owner, 1, 60)
+        });
+        let records = core::iter::once(v4("www.example.com.", 7, 60)).chain(long).collect();
+        assert_eq!(addresses(&answer(records, ResponseCode::NoError)).len(), 1);
     }
 
     #[test]

@@ -25,11 +25,19 @@ crate::counters! {
         dropped_short: Counter "nitrotap_dns_outcomes" { outcome = "dropped_short" },
         /// DNS queries by what came of them.
         dropped_response: Counter "nitrotap_dns_outcomes" { outcome = "dropped_response" },
+        /// DNS queries dropped because too many of the same tenant waited.
+        shed: Counter "nitrotap_dns_shed" { cause = "queries" },
+        /// DNS streams that were closed because there were too many, or refused.
+        shed_streams: Counter "nitrotap_dns_shed" { cause = "streams" },
         /// Answers that were cut because the client takes no longer ones over UDP.
         truncated: Counter "nitrotap_dns_truncated" {},
         /// Upstream answers that did not match their query, or came too late.
         strays: Counter "nitrotap_dns_strays" {},
         /// DNS queries that wait for upstream.
         in_flight: Gauge "nitrotap_dns_in_flight" {},
+        /// DNS queries that wait to be looked at.
+        waiting: Gauge "nitrotap_dns_waiting" {},
+        /// DNS streams of enclaves.
+        streams: Gauge "nitrotap_dns_streams" {},
     }
 }

@@ -8,7 +8,10 @@ use super::{
     zones::{Local, Zones},
 };
 use crate::time::Instant;
-use core::{fmt, net::IpAddr};
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 use hickory_proto::{
     op::ResponseCode,
     rr::{DNSClass, RecordType},
@@ -30,6 +33,10 @@ pub struct Dns {
     filter: Option<Box<dyn NameFilter>>,
     /// Tokens grow and all wait equally long: the first is the first to time out.
     pending: BTreeMap<Token, Pending>,
+    /// How many of those each tenant has.
+    shares: BTreeMap<u32, usize>,
+    /// The answer of a query that made room for another one.
+    shed: Option<(Token, ClientId, Vec<u8>)>,
     next: u64,
     rng: fastrand::Rng,
     counters: DnsCounters,
@@ -40,10 +47,13 @@ pub struct Dns {
 struct Pending {
     asked: Asked,
     client: ClientId,
+    tenant: u32,
     transport: Transport,
     /// Its id upstream.
     id: u16,
     deadline: Instant,
+    /// What a resolver said that cannot answer, for when no other one does.
+    deferred: Option<Vec<u8>>,
 }
 
 impl Dns {
@@ -61,6 +71,8 @@ impl Dns {
             hosts: BTreeMap::new(),
             filter: None,
             pending: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            shed: None,
             next: 0,
             rng: fastrand::Rng::with_seed(config.seed),
             counters: DnsCounters::default(),
@@ -103,8 +115,15 @@ impl Dns {
         self.hosts = hosts.into_iter().take(HOSTS_MAX).map(cut).collect();
     }
 
-    /// Takes a client's message.
-    pub fn handle_query(&mut self, now: Instant, client: ClientId, transport: Transport, bytes: &[u8]) -> Action {
+    /// Takes the message of a client of `tenant`; then [`Dns::poll_shed`] may have something.
+    pub fn handle_query(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        tenant: u32,
+        transport: Transport,
+        bytes: &[u8],
+    ) -> Action {
         self.counters.queries += 1;
         let (metadata, question, edns) = match Parsed::of(bytes) {
             Parsed::Short => {
@@ -140,7 +159,7 @@ impl Dns {
                 self.counters.blocked += 1;
                 Action::Answer(reply::code(&asked, ResponseCode::Refused, Some(Why::Blocked)))
             }
-            Verdict::Pass if self.pending.len() >= self.config.in_flight => {
+            Verdict::Pass if !self.make_room(tenant) => {
                 self.counters.overload += 1;
                 Action::Answer(reply::code(&asked, ResponseCode::ServFail, Some(Why::Overload)))
             }
@@ -151,7 +170,8 @@ impl Dns {
                 let mut query = bytes.to_vec();
                 query[..2].copy_from_slice(&id.to_be_bytes());
                 let deadline = now + self.config.timeout;
-                self.pending.insert(token, Pending { asked, client, transport, id, deadline });
+                self.pending.insert(token, Pending { asked, client, tenant, transport, id, deadline, deferred: None });
+                *self.shares.entry(tenant).or_insert(0) += 1;
                 Action::Forward { token, query, transport }
             }
         }
@@ -165,9 +185,11 @@ impl Dns {
         token: Token,
         answer: Result<&[u8], UpstreamFailure>,
     ) -> Option<(ClientId, Vec<u8>)> {
+        let deferred = self.pending.get_mut(&token).and_then(|pending| pending.deferred.take_if(|_| answer.is_err()));
+        let said = deferred.is_some();
         let reply = match (self.pending.get(&token), answer) {
             (Some(pending), Ok(bytes)) => pending.accept(bytes),
-            (Some(pending), Err(failure)) => Some(pending.fail(failure)),
+            (Some(pending), Err(failure)) => Some(deferred.unwrap_or_else(|| pending.fail(failure))),
             (None, _) => None,
         };
         let (Some(reply), Some(pending)) = (reply, self.pending.get(&token)) else {
@@ -176,13 +198,27 @@ impl Dns {
         };
         let client = pending.client;
         let transport = pending.transport;
-        let asked = self.pending.remove(&token)?.asked;
+        let asked = self.remove(token)?.asked;
         *match answer {
             Ok(_) => &mut self.counters.upstream,
+            Err(_) if said => &mut self.counters.upstream,
             Err(UpstreamFailure::Timeout) => &mut self.counters.timeout,
             Err(UpstreamFailure::Unreachable | UpstreamFailure::NoResolvers) => &mut self.counters.unreachable,
         } += 1;
         Some((client, self.fit(transport, &asked, reply)))
+    }
+
+    /// Whether another resolver should be asked, since this one has told query `token` that it cannot say: SERVFAIL, NOTIMP or
+    /// REFUSED, as libcs do. What it said is kept: the client gets it if no other one answers.
+    pub fn defer(&mut self, token: Token, answer: &[u8]) -> bool {
+        let Some(pending) = self.pending.get_mut(&token) else { return false };
+        let code = ResponseCode::from_low(answer.get(3).copied().unwrap_or(0) & 0x0f);
+        if !matches!(code, ResponseCode::ServFail | ResponseCode::NotImp | ResponseCode::Refused) {
+            return false;
+        }
+        let Some(answer) = pending.accept(answer) else { return false };
+        pending.deferred.get_or_insert(answer);
+        true
     }
 
     /// When [`Dns::handle_timeout`] has something to do.
@@ -199,6 +235,41 @@ impl Dns {
         Some((token, client, answer))
     }
 
+    /// A query that had to make room for another tenant's: what to send to whom. What is still being asked for it can stop.
+    pub fn poll_shed(&mut self) -> Option<(Token, ClientId, Vec<u8>)> {
+        self.shed.take()
+    }
+
+    /// Whether one more query of `tenant` may be passed on, perhaps in the place of one of whoever has the most.
+    fn make_room(&mut self, tenant: u32) -> bool {
+        let own = self.shares.get(&tenant).copied().unwrap_or(0);
+        if own >= self.config.in_flight_per_tenant {
+            return false;
+        }
+        if self.pending.len() < self.config.in_flight {
+            return true;
+        }
+        let most = self.shares.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > own + 1);
+        let Some((&most, _)) = most else { return false };
+        let oldest = self.pending.iter().find(|(_, pending)| pending.tenant == most).map(|(token, _)| *token);
+        let Some((token, pending)) = oldest.and_then(|token| Some((token, self.remove(token)?))) else { return false };
+        self.counters.overload += 1;
+        let answer = reply::code(&pending.asked, ResponseCode::ServFail, Some(Why::Overload));
+        self.shed = Some((token, pending.client, answer));
+        true
+    }
+
+    fn remove(&mut self, token: Token) -> Option<Pending> {
+        let pending = self.pending.remove(&token)?;
+        if let Some(count) = self.shares.get_mut(&pending.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                self.shares.remove(&pending.tenant);
+            }
+        }
+        Some(pending)
+    }
+
     fn decide(&mut self, question: &Question) -> Verdict {
         let kind = question.query.query_type();
         let name = text(question.query.name());
@@ -207,11 +278,14 @@ impl Dns {
             match self.zones.lookup(&name) {
                 Local::Foreign => {}
                 Local::Missing => return Verdict::Local(ResponseCode::NXDomain, Vec::new()),
-                Local::Address(address) => {
-                    let fits = matches!(kind, RecordType::A | RecordType::ANY);
-                    let addresses = if fits { vec![IpAddr::V4(address)] } else { Vec::new() };
-                    return Verdict::Local(ResponseCode::NoError, addresses);
+                Local::Known(v4, v6) => return Verdict::of_kind(kind, v4, v6),
+            }
+            match special(&name) {
+                Some(Special::Loopback) => {
+                    return Verdict::of_kind(kind, Some(Ipv4Addr::LOCALHOST), Some(Ipv6Addr::LOCALHOST));
                 }
+                Some(Special::Never) => return Verdict::Local(ResponseCode::NXDomain, Vec::new()),
+                None => {}
             }
         }
         if let Some(filter) = &mut self.filter
@@ -255,6 +329,32 @@ enum Verdict {
     Local(ResponseCode, Vec<IpAddr>),
     Blocked,
     Pass,
+}
+
+impl Verdict {
+    /// The addresses of a name that are asked for.
+    fn of_kind(kind: RecordType, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Self {
+        let v4 = v4.filter(|_| matches!(kind, RecordType::A | RecordType::ANY)).map(IpAddr::V4);
+        let v6 = v6.filter(|_| matches!(kind, RecordType::AAAA | RecordType::ANY)).map(IpAddr::V6);
+        Self::Local(ResponseCode::NoError, v4.into_iter().chain(v6).collect())
+    }
+}
+
+/// What a name means to everybody.
+enum Special {
+    /// The guest itself (RFC 6761 section 6.3).
+    Loopback,
+    /// Nothing that a resolver could know: `invalid` (RFC 6761 section 6.4) and `onion` (RFC 7686 section 2).
+    Never,
+}
+
+/// Names that are never asked of a resolver. `local` is not among them: many a company's own names end in it.
+fn special(name: &str) -> Option<Special> {
+    match name.rsplit('.').next() {
+        Some("localhost") => Some(Special::Loopback),
+        Some("invalid" | "onion") => Some(Special::Never),
+        _ => None,
+    }
 }
 
 impl Pending {

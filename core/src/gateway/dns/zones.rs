@@ -1,11 +1,12 @@
 //! Zones answered here: gvproxy's, matched without regard to case.
 //!
 //! A zone `example.com.` is about every name below `example.com`, not about that name itself, which goes upstream; the
-//! zones `.` and the empty one are about every name. Within a zone the first record that fits decides, else the default
-//! address, else the name does not exist. IPv4 only, as the link is.
+//! zones `.` and the empty one are about every name. Within a zone the first record that fits decides, of each family of
+//! addresses; else the default address; else the name does not exist. A name that has an address of one family alone exists, and
+//! has no data of the other.
 
 use super::{PATTERN_LEN_MAX, PATTERNS_MAX, RECORDS_MAX, ZONES_MAX, addresses::text};
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hickory_proto::rr::Name;
 use regex_lite::{Regex, RegexBuilder};
 
@@ -20,7 +21,7 @@ pub struct Zone {
     /// The first that fits a name gives its address.
     pub records: Vec<Record>,
     /// The address of all other names; without it they do not exist.
-    pub default_ip: Option<Ipv4Addr>,
+    pub default_ip: Option<IpAddr>,
 }
 
 /// One address, for the names that fit.
@@ -29,7 +30,7 @@ pub struct Record {
     /// What precedes the zone's name; fits nothing if empty.
     pub name: String,
     /// The address.
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     /// Fits what precedes the zone's name if it matches anywhere in it: anchor it to match all.
     pub regexp: Option<String>,
 }
@@ -58,11 +59,15 @@ pub enum ZoneError {
     },
 }
 
-/// gvproxy's own zones: the gateway and the host under `containers.internal.` and `docker.internal.`.
+/// gvproxy's own zones: the gateway and the host under `containers.internal.` and `docker.internal.`; with their addresses of
+/// IPv6 too if they have some.
 #[must_use]
-pub fn default_zones(gateway: Ipv4Addr, host: Ipv4Addr) -> Vec<Zone> {
+pub fn default_zones(gateway: Ipv4Addr, host: Ipv4Addr, v6: Option<(Ipv6Addr, Ipv6Addr)>) -> Vec<Zone> {
     let record = |name: &str, ip| Record { name: name.to_owned(), ip, regexp: None };
-    let records = vec![record("gateway", gateway), record("host", host)];
+    let mut records = vec![record("gateway", gateway.into()), record("host", host.into())];
+    if let Some((gateway, host)) = v6 {
+        records.extend([record("gateway", gateway.into()), record("host", host.into())]);
+    }
     ["containers.internal.", "docker.internal."]
         .map(|name| Zone { name: name.to_owned(), records: records.clone(), default_ip: None })
         .to_vec()
@@ -73,8 +78,8 @@ pub fn default_zones(gateway: Ipv4Addr, host: Ipv4Addr) -> Vec<Zone> {
 pub(super) enum Local {
     /// It is in none of them.
     Foreign,
-    /// It has this address.
-    Address(Ipv4Addr),
+    /// It has an address, of one family at least.
+    Known(Option<Ipv4Addr>, Option<Ipv6Addr>),
     /// It does not exist.
     Missing,
 }
@@ -143,8 +148,19 @@ impl Zones {
         let below = |suffix: &str| name.strip_suffix(suffix).filter(|rest| !rest.is_empty() && *rest != ".");
         let hit = self.0.iter().find_map(|known| below(&known.suffix).map(|rest| (known, rest)));
         let Some((known, rest)) = hit else { return Local::Foreign };
-        let record = known.matchers.iter().zip(&known.zone.records).find(|(matcher, _)| matcher.fits(rest));
-        record.map(|(_, record)| record.ip).or(known.zone.default_ip).map_or(Local::Missing, Local::Address)
+        let (mut v4, mut v6) = (None, None);
+        for (_, record) in known.matchers.iter().zip(&known.zone.records).filter(|(matcher, _)| matcher.fits(rest)) {
+            match record.ip {
+                IpAddr::V4(ip) => v4 = v4.or(Some(ip)),
+                IpAddr::V6(ip) => v6 = v6.or(Some(ip)),
+            }
+        }
+        match (v4, v6, known.zone.default_ip) {
+            (None, None, None) => Local::Missing,
+            (None, None, Some(IpAddr::V4(ip))) => Local::Known(Some(ip), None),
+            (None, None, Some(IpAddr::V6(ip))) => Local::Known(None, Some(ip)),
+            (v4, v6, _) => Local::Known(v4, v6),
+        }
     }
 }
 
@@ -188,8 +204,15 @@ mod tests {
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
     const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 254);
 
-    fn ip(last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 0, 0, last)
+    fn ip(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    fn known(ip: IpAddr) -> Local {
+        match ip {
+            IpAddr::V4(ip) => Local::Known(Some(ip), None),
+            IpAddr::V6(ip) => Local::Known(None, Some(ip)),
+        }
     }
 
     fn record(name: &str, last: u8) -> Record {
@@ -200,7 +223,7 @@ mod tests {
         Record { name: String::new(), ip: ip(last), regexp: Some(pattern.to_owned()) }
     }
 
-    fn zone(name: &str, records: Vec<Record>, default_ip: Option<Ipv4Addr>) -> Zone {
+    fn zone(name: &str, records: Vec<Record>, default_ip: Option<IpAddr>) -> Zone {
         Zone { name: name.to_owned(), records, default_ip }
     }
 
@@ -214,10 +237,10 @@ mod tests {
 
     #[test]
     fn the_default_zones_know_gateway_and_host() {
-        let zones = zones(default_zones(GATEWAY, HOST));
+        let zones = zones(default_zones(GATEWAY, HOST, None));
         for (name, expected) in [
-            ("gateway.containers.internal", Local::Address(GATEWAY)),
-            ("host.docker.internal", Local::Address(HOST)),
+            ("gateway.containers.internal", known(GATEWAY.into())),
+            ("host.docker.internal", known(HOST.into())),
             ("other.docker.internal", Local::Missing),
             ("a.host.docker.internal", Local::Missing),
             ("docker.internal", Local::Foreign),
@@ -230,13 +253,27 @@ mod tests {
     }
 
     #[test]
+    fn each_family_has_its_own_first_record() {
+        let six: Ipv6Addr = "fd00::1".parse().expect("an address");
+        let with = |name: &str, ip: IpAddr| Record { name: name.to_owned(), ip, regexp: None };
+        let both = vec![record("both", 1), with("both", six.into()), record("both", 2), with("six", six.into())];
+        let zones = zones(vec![zone("a.", both, Some(ip(9))), zone("b.", vec![], Some(six.into()))]);
+        assert_eq!(zones.lookup("both.a"), Local::Known(Some(Ipv4Addr::new(10, 0, 0, 1)), Some(six)));
+        assert_eq!(zones.lookup("six.a"), known(six.into()), "a record of either family keeps the default out");
+        assert_eq!(zones.lookup("other.a"), known(ip(9)));
+        assert_eq!(zones.lookup("other.b"), known(six.into()));
+        let gateway = self::zones(default_zones(GATEWAY, HOST, Some((six, six)))).lookup("gateway.docker.internal");
+        assert_eq!(gateway, Local::Known(Some(GATEWAY), Some(six)));
+    }
+
+    #[test]
     fn the_first_record_that_fits_decides_then_the_default() {
         let zones = zones(vec![
             zone("Example.COM", vec![pattern("^(api|www)[0-9]*$", 1), record("API", 2), record("", 3)], Some(ip(9))),
             zone("sub.example.com.", vec![record("api", 4)], None),
         ]);
         for (name, last) in [("api", 1), ("www42", 1), ("xapi", 9), ("api.sub", 9), ("*", 9)] {
-            assert_eq!(zones.lookup(&format!("{name}.example.com")), Local::Address(ip(last)), "{name}");
+            assert_eq!(zones.lookup(&format!("{name}.example.com")), known(ip(last)), "{name}");
         }
     }
 
@@ -244,9 +281,9 @@ mod tests {
     fn a_zone_of_a_known_name_goes_before_it_and_its_default_is_the_new_one() {
         let mut zones = zones(vec![zone("a.", vec![record("x", 1), record("y", 2)], Some(ip(9)))]);
         zones.add(zone("A", vec![record("x", 3), pattern("^z", 4)], None)).expect("a zone");
-        assert_eq!(zones.lookup("x.a"), Local::Address(ip(3)));
-        assert_eq!(zones.lookup("y.a"), Local::Address(ip(2)));
-        assert_eq!(zones.lookup("zz.a"), Local::Address(ip(4)));
+        assert_eq!(zones.lookup("x.a"), known(ip(3)));
+        assert_eq!(zones.lookup("y.a"), known(ip(2)));
+        assert_eq!(zones.lookup("zz.a"), known(ip(4)));
         assert_eq!(zones.lookup("w.a"), Local::Missing);
         let listed: Vec<_> = zones.iter().cloned().collect();
         let records = vec![record("x", 3), pattern("^z", 4), record("x", 1), record("y", 2)];
@@ -257,8 +294,8 @@ mod tests {
     fn a_zone_without_a_name_is_about_all_names() {
         for name in ["", "."] {
             let zones = zones(vec![zone(name, vec![record("www.example.com", 1)], Some(ip(9)))]);
-            assert_eq!(zones.lookup("www.example.com"), Local::Address(ip(1)));
-            assert_eq!(zones.lookup("com"), Local::Address(ip(9)));
+            assert_eq!(zones.lookup("www.example.com"), known(ip(1)));
+            assert_eq!(zones.lookup("com"), known(ip(9)));
             assert_eq!(zones.lookup("."), Local::Foreign);
         }
     }

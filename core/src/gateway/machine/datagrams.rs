@@ -79,21 +79,7 @@ impl Gateway {
 
     /// The world refuses a session's datagrams.
     pub fn session_failed(&mut self, session: SessionId, error: SessionError) {
-        let Some(found) = self.sessions.get(session) else { return };
-        let (key, Some((port, mac))) = (found.key, found.place) else { return };
-        // The datagram is gone; what an error quotes of it is its addresses (RFC 792), which say whose it was.
-        let head = wire::head(key.guest.0);
-        let mut quoted = vec![0; head + UDP];
-        let echo = echo(key.guest.0);
-        match key.kind {
-            Kind::Udp => wire::udp(&mut quoted[head..], key.guest, key.remote),
-            Kind::Ping => {
-                quoted[head] = echo.request;
-                quoted[head + 4..head + 6].copy_from_slice(&key.guest.1.to_be_bytes());
-            }
-        }
-        let protocol = if key.kind == Kind::Udp { wire::PROTO_UDP } else { echo.protocol };
-        wire::ip(&mut quoted, key.guest.0, key.remote.0, protocol);
+        let Some((to, key)) = self.session_place(session) else { return };
         let gateway = self.gateway_for(key.guest.0);
         let (from, why) = match error {
             SessionError::Refused => (key.remote.0, Unreachable::Port),
@@ -102,7 +88,23 @@ impl Gateway {
             SessionError::Prohibited => (gateway, Unreachable::Prohibited),
             SessionError::TooLong(mtu) => (gateway, Unreachable::FragmentationNeeded(mtu)),
         };
-        self.send_error((port, mac), from, key.guest.0, &quoted, why);
+        self.send_error(to, from, key.guest.0, &quoted(&key, &[]), why);
+    }
+
+    /// A router on the way has dropped a session's datagram, which had passed as many links as it may. `message` is what it
+    /// quoted: of a ping, the head of the echo request. Its address is told to the guest as it is, unless it could be taken for
+    /// somebody's inside.
+    pub fn session_expired(&mut self, session: SessionId, router: IpAddr, message: &[u8]) {
+        let Some((to, key)) = self.session_place(session) else { return };
+        let router = router.to_canonical();
+        let foreign = router.is_ipv4() == key.guest.0.is_ipv4() && !self.is_inside(router) && !router.is_unspecified();
+        let from = if foreign { router } else { self.gateway_for(key.guest.0) };
+        self.send_error(to, from, key.guest.0, &quoted(&key, message), Unreachable::HopLimit);
+    }
+
+    fn session_place(&self, session: SessionId) -> Option<((PortId, [u8; 6]), SessionKey)> {
+        let found = self.sessions.get(session)?;
+        Some((found.place?, found.key))
     }
 
     /// The answer to a question of [`Handled::Dns`].
@@ -110,6 +112,11 @@ impl Gateway {
         if let Some(DnsClient { port, mac, address, server, .. }) = self.dns_clients.remove(&client) {
             self.send_udp((port, mac), (server, 53), address, answer);
         }
+    }
+
+    /// A question of [`Handled::Dns`] that nobody answers: its place is free.
+    pub fn forget_dns(&mut self, client: u64) {
+        self.dns_clients.remove(&client);
     }
 
     pub(super) fn handle_udp<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
@@ -146,7 +153,8 @@ impl Gateway {
         let key =
             SessionKey { tenant, kind: Kind::Udp, guest: (ip.source, source), remote: (ip.destination, destination) };
         let Some((session, to)) = self.session(now, from, key, Proto::Udp, ip) else { return Handled::Done };
-        Handled::Datagram { session, kind: Kind::Udp, to, payload: Cow::Borrowed(data) }
+        let hop_limit = ip.hop_limit().saturating_sub(1).max(1);
+        Handled::Datagram { session, kind: Kind::Udp, to, payload: Cow::Borrowed(data), hop_limit }
     }
 
     pub(super) fn handle_icmp<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
@@ -174,7 +182,8 @@ impl Gateway {
         let identifier = wire::be16(payload, 4);
         let key = SessionKey { tenant, kind: Kind::Ping, guest: (ip.source, identifier), remote: (ip.destination, 0) };
         let Some((session, to)) = self.session(now, from, key, Proto::Icmp, ip) else { return Handled::Done };
-        Handled::Datagram { session, kind: Kind::Ping, to, payload: Cow::Borrowed(payload) }
+        let hop_limit = ip.hop_limit().saturating_sub(1).max(1);
+        Handled::Datagram { session, kind: Kind::Ping, to, payload: Cow::Borrowed(payload), hop_limit }
     }
 
     /// Makes the answer of an echo request, or of what has come back for one.
@@ -223,7 +232,11 @@ impl Gateway {
                 };
                 self.found(now, from, ip.source, false);
                 match self.sessions.open(now, &mut self.tenants, &mut self.out, key, Origin::Guest, to, Some(from)) {
-                    Ok(session) => session,
+                    Ok(session) => {
+                        self.held.tick(now);
+                        self.hold(held::User::Session(session), proto, to);
+                        session
+                    }
                     Err(refusal) => {
                         self.counters.refuse(refusal);
                         return None;
@@ -319,6 +332,27 @@ impl Gateway {
         clients.insert(number, DnsClient { asked: now, port, mac, address, server });
         Some(number)
     }
+}
+
+/// The head of a session's datagram, which is gone: what an error quotes of it is its addresses (RFC 792), which say whose it
+/// was, and of a ping its sequence number, by which programs know which one it was.
+fn quoted(key: &SessionKey, message: &[u8]) -> Vec<u8> {
+    let head = wire::head(key.guest.0);
+    let mut quoted = vec![0; head + UDP];
+    let echo = echo(key.guest.0);
+    match key.kind {
+        Kind::Udp => wire::udp(&mut quoted[head..], key.guest, key.remote),
+        Kind::Ping => {
+            quoted[head] = echo.request;
+            quoted[head + 4..head + 6].copy_from_slice(&key.guest.1.to_be_bytes());
+            if let Some(sequence) = message.get(6..8) {
+                quoted[head + 6..head + 8].copy_from_slice(sequence);
+            }
+        }
+    }
+    let protocol = if key.kind == Kind::Udp { wire::PROTO_UDP } else { echo.protocol };
+    wire::ip(&mut quoted, key.guest.0, key.remote.0, protocol);
+    quoted
 }
 
 /// What an echo is called in the family of an address.

@@ -268,6 +268,10 @@ impl Gateway {
     }
 
     pub(super) fn handle_packet<'p>(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'p>) -> Handled<'p> {
+        if ip.hop_limit() <= 1 && self.is_beyond(ip.destination) {
+            self.expire(from, ip);
+            return Handled::Done;
+        }
         match ip.protocol {
             wire::PROTO_TCP => self.handle_tcp(now, from, ip),
             wire::PROTO_UDP => return self.handle_udp(now, from, ip),
@@ -276,6 +280,26 @@ impl Gateway {
             _ => self.counters.unsupported += 1,
         }
         Handled::Done
+    }
+
+    /// Whether an address is reached through the gateway: in another network than this one.
+    fn is_beyond(&self, address: IpAddr) -> bool {
+        !self.is_inside(address) && !address.is_multicast() && address != Ipv4Addr::BROADCAST
+    }
+
+    /// A packet has passed as many links as it may: the gateway is a router, and says so (RFC 1812 section 5.3.1). Not about what
+    /// may be an error itself.
+    fn expire(&mut self, from: (PortId, [u8; 6]), ip: &Ip<'_>) {
+        self.counters.hop_limit += 1;
+        let request = match ip.protocol {
+            wire::PROTO_ICMP => ip.payload.first() == Some(&8),
+            wire::PROTO_ICMPV6 => ip.payload.first() == Some(&128),
+            _ => true,
+        };
+        if request && self.is_guest(ip.source) {
+            let gateway = self.gateway_for(ip.source);
+            self.send_error(from, gateway, ip.source, ip.packet, Unreachable::HopLimit);
+        }
     }
 
     pub(super) fn handle_tcp(&mut self, now: Instant, from: (PortId, [u8; 6]), ip: &Ip<'_>) {

@@ -19,6 +19,8 @@ pub(in super::super) enum Unreachable {
     FragmentationNeeded(u16),
     /// Code 13; 1 in IPv6: an administrator forbids it.
     Prohibited,
+    /// A type of its own, `Time Exceeded`, with code 0 (RFC 792; RFC 4443 section 3.3): the packet passed as many links as it may.
+    HopLimit,
 }
 
 /// An error about `packet`, as an ICMP message, or an ICMPv6 message without its checksum. It quotes the IP header and 8
@@ -31,19 +33,21 @@ pub(in super::super) fn unreachable(packet: &[u8], why: Unreachable) -> Vec<u8> 
             Unreachable::Prohibited => (1, 1, 0),
             Unreachable::Host => (1, 3, 0),
             Unreachable::Port => (1, 4, 0),
+            Unreachable::HopLimit => (3, 0, 0),
             // No link of IPv6 takes less (RFC 8200 section 5).
             Unreachable::FragmentationNeeded(mtu) => (2, 0, mtu.max(MIN_MTU_V6 as u16)),
         };
         return message(kind, code, mtu, &packet[..packet.len().min(MIN_MTU_V6 - IPV6 - ICMP)]);
     }
-    let (code, mtu) = match why {
-        Unreachable::Network => (0, 0),
-        Unreachable::Host => (1, 0),
-        Unreachable::Port => (3, 0),
-        Unreachable::FragmentationNeeded(mtu) => (4, mtu),
-        Unreachable::Prohibited => (13, 0),
+    let (kind, code, mtu) = match why {
+        Unreachable::Network => (3, 0, 0),
+        Unreachable::Host => (3, 1, 0),
+        Unreachable::Port => (3, 3, 0),
+        Unreachable::FragmentationNeeded(mtu) => (3, 4, mtu),
+        Unreachable::Prohibited => (3, 13, 0),
+        Unreachable::HopLimit => (11, 0, 0),
     };
-    let mut message = message(3, code, mtu, &packet[..packet.len().min(header_len(packet) + 8)]);
+    let mut message = message(kind, code, mtu, &packet[..packet.len().min(header_len(packet) + 8)]);
     icmp(&mut message);
     message
 }

@@ -2,7 +2,7 @@
 
 use nitrotap_core::gateway::dns::{Record, Zone};
 use serde::{Deserialize, Serialize};
-use std::net::{AddrParseError, Ipv4Addr};
+use std::net::{AddrParseError, IpAddr};
 
 /// A zone. Field names of requests are taken in the case of the REST interface and in that of the configuration file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ struct RecordJson {
 
 /// A zone that has the form of one, and an address that has not.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} of {name:?}: {address:?} is no IPv4 address: {cause}")]
+#[error("{what} of {name:?}: {address:?} is no IP address: {cause}")]
 pub(crate) struct ZoneJsonError {
     what: &'static str,
     name: String,
@@ -69,7 +69,7 @@ impl TryFrom<ZoneJson> for Zone {
     }
 }
 
-fn address(what: &'static str, name: &str, address: String) -> Result<Ipv4Addr, ZoneJsonError> {
+fn address(what: &'static str, name: &str, address: String) -> Result<IpAddr, ZoneJsonError> {
     let error = |cause| ZoneJsonError { what, name: name.to_owned(), address: address.clone(), cause };
     address.parse().map_err(error)
 }
@@ -87,6 +87,8 @@ mod tests {
         let text = r#"{"Name":"a.test.","Records":[{"Name":"x","IP":"10.0.0.1"},{"Name":"","IP":"10.0.0.2","Regexp":"^y"}],"DefaultIP":""}"#;
         let read = zone(text);
         assert_eq!(serde_json::to_string(&ZoneJson::from(&read)).unwrap(), text);
+        let six = r#"{"Name":"s.","Records":[{"Name":"x","IP":"fd00::1"}],"DefaultIP":"fd00::2"}"#;
+        assert_eq!(serde_json::to_string(&ZoneJson::from(&zone(six))).unwrap(), six);
         let lower =
             r#"{"name":"a.test.","records":[{"name":"x","ip":"10.0.0.1"},{"ip":"10.0.0.2","regexp":"^y"}],"more":1}"#;
         assert_eq!(zone(lower), read);
@@ -101,8 +103,8 @@ mod tests {
     #[test]
     fn an_address_that_is_none_is_told() {
         for (text, told) in [
-            (r#"{"Name":"a.","DefaultIP":"::1"}"#, r#"default address of "a.": "::1" is no IPv4 address"#),
-            (r#"{"Name":"a.","Records":[{"Name":"x"}]}"#, r#"record of "x": "" is no IPv4 address"#),
+            (r#"{"Name":"a.","DefaultIP":"1.2.3"}"#, r#"default address of "a.": "1.2.3" is no IP address"#),
+            (r#"{"Name":"a.","Records":[{"Name":"x"}]}"#, r#"record of "x": "" is no IP address"#),
         ] {
             let json: ZoneJson = serde_json::from_str(text).unwrap();
             let error = Zone::try_from(json).unwrap_err().to_string();

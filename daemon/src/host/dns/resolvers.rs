@@ -4,7 +4,7 @@ use super::files::Watched;
 use nitrotap_core::time::Instant;
 use std::{
     fs,
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     path::Path,
     time::Duration,
 };
@@ -16,6 +16,8 @@ const SEARCH_MAX: usize = 64;
 /// How long one try waits if the file says nothing: the libc's 5 s would leave no time for a second try, because the
 /// enclave's own libc waits that long for us.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a resolver that was silent is asked after the others.
+const DEAD: Duration = Duration::from_secs(30);
 /// How long all tries may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -42,7 +44,8 @@ pub(super) struct Plan {
 }
 
 impl ResolvConf {
-    /// Reads the text of a file; what is not understood is left out, as the libc does.
+    /// Reads the text of a file; what is not understood is left out, as the libc does. Without a resolver in it, or without a file,
+    /// it is the one of this host: 127.0.0.1, and no other (resolv.conf(5); the libcs do not try `::1`).
     pub(crate) fn parse(text: &str) -> Self {
         let mut conf = Self { servers: vec![], search: vec![], timeout: None, attempts: 2, rotate: false };
         for line in text.lines() {
@@ -60,6 +63,9 @@ impl ResolvConf {
                 _ => {}
             }
         }
+        if conf.servers.is_empty() {
+            conf.servers.push((Ipv4Addr::LOCALHOST, 53).into());
+        }
         conf
     }
 
@@ -76,9 +82,6 @@ impl ResolvConf {
     /// The tries of the `n`th query. Whatever the timeout, each resolver gets its turn while the enclave still waits.
     fn plan(&self, n: usize) -> Plan {
         let count = self.servers.len();
-        if count == 0 {
-            return Plan { tries: Vec::new(), timeout: TIMEOUT };
-        }
         let first = if self.rotate { n % count } else { 0 };
         let round = self.servers.iter().cycle().skip(first).take(count);
         let tries = (0..self.attempts).flat_map(|_| round.clone().copied()).collect();
@@ -112,19 +115,22 @@ pub(super) struct Resolvers {
     file: Watched,
     conf: ResolvConf,
     queries: usize,
+    /// Those that were silent, and until when that counts; no more than there are resolvers.
+    dead: Vec<(SocketAddr, Instant)>,
     /// Of the resolvers instead of 53, for tests.
     port: Option<u16>,
 }
 
 impl Resolvers {
     pub(super) fn new(path: &Path, port: Option<u16>) -> Self {
-        Self { file: Watched::new(path.to_owned()), conf: ResolvConf::parse(""), queries: 0, port }
+        Self { file: Watched::new(path.to_owned()), conf: ResolvConf::parse(""), queries: 0, dead: vec![], port }
     }
 
     /// The tries of the next query.
     pub(super) fn plan(&mut self, now: Instant) -> Plan {
         if let Some(text) = self.file.poll(now) {
             self.conf = ResolvConf::parse(&text);
+            self.dead.clear();
             tracing::debug!(servers = ?self.conf.servers, "read the host's resolvers");
         }
         self.queries = self.queries.wrapping_add(1);
@@ -132,7 +138,24 @@ impl Resolvers {
         if let Some(port) = self.port {
             plan.tries.iter_mut().for_each(|server| server.set_port(port));
         }
+        // All are asked once before any is asked again, but those that were silent after the others.
+        self.dead.retain(|(_, until)| now < *until);
+        for round in plan.tries.chunks_mut(self.conf.servers.len().max(1)) {
+            round.sort_by_key(|server| self.dead.iter().any(|(dead, _)| dead == server));
+        }
         plan
+    }
+
+    /// A resolver has answered, or has not.
+    pub(super) fn note(&mut self, now: Instant, server: SocketAddr, answered: bool) {
+        let was = self.dead.len();
+        self.dead.retain(|(dead, _)| *dead != server);
+        if !answered && self.dead.len() < SERVERS_MAX {
+            self.dead.push((server, now + DEAD));
+            if self.dead.len() > was && self.conf.servers.len() > 1 {
+                tracing::debug!(%server, "resolver is silent; others are asked first for a while");
+            }
+        }
     }
 }
 
@@ -157,7 +180,9 @@ mod tests {
         let empty = ResolvConf::parse("options timeout:x attempts:0\n");
         assert_eq!((empty.timeout, empty.attempts, empty.rotate), (None, 1, false));
         assert_eq!(ResolvConf::parse("nameserver fe80::1%lo").servers, addresses(&["[fe80::1%1]:53"]));
-        assert_eq!(ResolvConf::parse("nameserver fe80::1%../lo").servers, []);
+        for none in ["", "nameserver fe80::1%../lo", "# nameserver 9.9.9.9\nsearch a.example"] {
+            assert_eq!(ResolvConf::parse(none).servers, addresses(&["127.0.0.1:53"]), "{none:?}");
+        }
     }
 
     #[test]
@@ -171,7 +196,28 @@ mod tests {
         let rotating = conf(&format!("{two}options rotate timeout:1 attempts:1"));
         assert_eq!(rotating.plan(3), Plan { tries: vec![b, a], timeout: Duration::from_secs(1) });
         assert_eq!(rotating.plan(4).tries, [a, b]);
-        assert_eq!(conf("").plan(1).tries, []);
+        assert_eq!(conf("options attempts:1").plan(1).tries, addresses(&["127.0.0.1:53"]));
+    }
+
+    #[test]
+    fn a_silent_resolver_is_asked_after_the_others_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        fs::write(&path, "nameserver 10.0.0.1\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n").unwrap();
+        let mut resolvers = Resolvers::new(&path, None);
+        let order = |resolvers: &mut Resolvers, at| {
+            let plan = resolvers.plan(Instant::from_millis(at));
+            plan.tries.iter().map(|server| server.to_string().as_bytes()[7]).collect::<Vec<_>>()
+        };
+        assert_eq!(order(&mut resolvers, 0), b"123123");
+        resolvers.note(Instant::ZERO, "10.0.0.1:53".parse().unwrap(), false);
+        assert_eq!(order(&mut resolvers, 0), b"231231");
+        resolvers.note(Instant::ZERO, "10.0.0.2:53".parse().unwrap(), false);
+        assert_eq!(order(&mut resolvers, 29_999), b"312312");
+        // One that answers is as good as any, and so is one that was silent long ago.
+        resolvers.note(Instant::ZERO, "10.0.0.1:53".parse().unwrap(), true);
+        assert_eq!(order(&mut resolvers, 29_999), b"132132");
+        assert_eq!(order(&mut resolvers, 30_000), b"123123");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The task that owns the DNS front, and the handle by which others reach it.
 
 use super::{
-    QUEUE, STREAMS,
+    QUERY_MAX,
     files::Watched,
     hosts,
+    intake::{Front, Place, Seat},
     resolvers::Resolvers,
     stream::{self, StreamAnswer},
     upstream::{self, Event},
@@ -11,25 +12,25 @@ use super::{
 use crate::clock::Clock;
 use nitrotap_core::{
     counters::Shared,
-    gateway::dns::{
-        Action, ClientId, Dns, DnsConfig, DnsCounters, NameFilter, Transport, UpstreamFailure, Zone, ZoneError,
-    },
+    gateway::dns::{Action, ClientId, Dns, DnsConfig, DnsCounters, NameFilter, Transport, Zone, ZoneError},
 };
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     net::UnixStream,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    task::{AbortHandle, JoinSet},
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinSet, yield_now},
     time::sleep_until,
 };
 
 /// Answers of resolvers that wait to be looked at; more of them wait in their sockets.
 const EVENTS: usize = 64;
+/// Queries taken before answers of resolvers get their turn.
+const TURN: usize = 64;
 /// When to look at the clock while no query waits; any time would do.
 const TICK: Duration = Duration::from_secs(3600);
 
 type Answer = Box<dyn FnMut(u64, Vec<u8>) + Send>;
-type Seen = Box<dyn FnMut(&[u8]) + Send>;
+type Seen = Box<dyn FnMut(u32, &[u8]) + Send>;
 
 /// Which files to look into.
 #[derive(Clone, Debug)]
@@ -46,7 +47,7 @@ pub(crate) struct Settings {
 pub(crate) struct Hooks {
     /// Takes an answer to a query of [`DnsHandle::try_query`], with the client it named.
     pub(crate) answer: Answer,
-    /// Sees each answer, also those on streams, before its client does.
+    /// Sees each answer to a tenant's query, also those on streams, before its client does.
     pub(crate) seen: Option<Seen>,
     /// Says which names may be asked for.
     pub(crate) filter: Option<Box<dyn NameFilter>>,
@@ -60,9 +61,8 @@ pub(crate) struct DnsGone;
 /// Reaches the task; clones reach the same.
 #[derive(Clone, Debug)]
 pub(crate) struct DnsHandle {
-    queries: mpsc::Sender<Query>,
+    front: Arc<Front>,
     commands: mpsc::Sender<Command>,
-    streams: Arc<Semaphore>,
     counters: Arc<Shared<DnsCounters>>,
 }
 
@@ -80,7 +80,7 @@ pub(super) enum ReplyTo {
     /// To [`Hooks::answer`].
     Client(u64),
     /// To a stream's writer.
-    Stream(mpsc::Sender<StreamAnswer>, OwnedSemaphorePermit),
+    Stream(mpsc::Sender<StreamAnswer>, Place),
 }
 
 #[derive(Debug)]
@@ -90,19 +90,21 @@ enum Command {
 }
 
 impl DnsHandle {
-    /// Leaves a query, from any thread and without waiting; false if too many wait already.
-    pub(crate) fn try_query(&self, client: u64, transport: Transport, bytes: Vec<u8>) -> bool {
-        self.queries.try_send(Query { reply: ReplyTo::Client(client), transport, bytes }).is_ok()
+    /// Leaves a query of a tenant's client, from any thread and without waiting; false if too many wait already.
+    pub(crate) fn try_query(&self, tenant: u32, client: u64, transport: Transport, bytes: Vec<u8>) -> bool {
+        bytes.len() <= QUERY_MAX && self.front.push(tenant, Query { reply: ReplyTo::Client(client), transport, bytes })
     }
 
-    /// Serves a stream of queries until it ends; closes it at once if there are too many streams.
-    pub(crate) async fn serve_tcp(&self, mut stream: UnixStream) {
-        let Ok(_place) = self.streams.try_acquire() else {
-            tracing::debug!(max = STREAMS, "too many DNS streams, one is closed");
-            return;
-        };
+    /// Admits a stream of a tenant, from any thread and without waiting, perhaps in the place of another one; `None` if there
+    /// are too many.
+    pub(crate) fn admit(&self, tenant: u32) -> Option<Seat> {
+        self.front.admit(tenant)
+    }
+
+    /// Serves a stream of queries until it ends, or its seat is needed.
+    pub(crate) async fn serve_tcp(mut stream: UnixStream, seat: Seat) {
         let (reader, writer) = stream.split();
-        if let Err(error) = stream::serve(reader, writer, self.queries.clone()).await {
+        if let Err(error) = stream::serve(reader, writer, &seat).await {
             tracing::debug!(%error, "DNS stream ends");
         }
     }
@@ -135,14 +137,21 @@ pub(crate) struct DnsService {
     hosts: Option<Watched>,
     answer: Answer,
     seen: Option<Seen>,
-    queries: mpsc::Receiver<Query>,
+    front: Arc<Front>,
     commands: mpsc::Receiver<Command>,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     asking: JoinSet<()>,
     /// Those whose queries were passed on, by the number under which the front knows them.
-    waiting: BTreeMap<u64, (ReplyTo, AbortHandle)>,
+    waiting: BTreeMap<u64, Waiting>,
     next: u64,
     counters: Arc<Shared<DnsCounters>>,
+}
+
+/// One whose query was passed on.
+struct Waiting {
+    tenant: u32,
+    reply: ReplyTo,
+    task: AbortHandle,
 }
 
 impl DnsService {
@@ -160,10 +169,9 @@ impl DnsService {
         if let Some(filter) = hooks.filter {
             dns.set_filter(filter);
         }
-        let (queries, queries_rx) = mpsc::channel(QUEUE);
+        let front = Front::new(clock);
         let (commands, commands_rx) = mpsc::channel(16);
         let counters = Arc::new(Shared::default());
-        let streams = Arc::new(Semaphore::new(STREAMS));
         let service = Self {
             dns,
             clock,
@@ -171,7 +179,7 @@ impl DnsService {
             hosts: settings.hosts.map(Watched::new),
             answer: hooks.answer,
             seen: hooks.seen,
-            queries: queries_rx,
+            front: Arc::clone(&front),
             commands: commands_rx,
             events: mpsc::channel(EVENTS),
             asking: JoinSet::new(),
@@ -179,27 +187,27 @@ impl DnsService {
             next: 0,
             counters: Arc::clone(&counters),
         };
-        Ok((DnsHandle { queries, commands, streams, counters }, service))
+        Ok((DnsHandle { front, commands, counters }, service))
     }
 
     /// Answers queries until all handles are gone.
     pub(crate) async fn run(mut self) {
         loop {
-            self.counters.publish(&self.dns.counters());
+            let more = self.take_queries();
+            self.publish();
             let now = self.clock.now();
-            let due = self.clock.deadline(self.dns.poll_timeout().unwrap_or(now + TICK));
+            let waiting = self.front.queries().poll_timeout();
+            let due = self.dns.poll_timeout().into_iter().chain(waiting).min().unwrap_or(now + TICK);
+            let due = self.clock.deadline(due);
             tokio::select! {
-                query = self.queries.recv() => match query {
-                    Some(query) => self.handle_query(query),
+                () = yield_now(), if more => {}
+                () = self.front.asked() => {}
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle_command(command),
+                    // All handles are gone.
                     None => return,
                 },
-                Some(command) = self.commands.recv() => self.handle_command(command),
-                Some((token, answer)) = self.events.1.recv() => {
-                    let answer = answer.as_deref().map_err(|failure: &UpstreamFailure| *failure);
-                    if let Some((client, answer)) = self.dns.handle_upstream(token, answer) {
-                        self.finish(client, answer);
-                    }
-                }
+                Some(event) = self.events.1.recv() => self.handle_event(event),
                 Some(_) = self.asking.join_next() => {}
                 () = sleep_until(due) => {
                     let now = self.clock.now();
@@ -211,22 +219,67 @@ impl DnsService {
         }
     }
 
-    fn handle_query(&mut self, query: Query) {
+    /// Looks at a turn's share of queries; true if there may be more.
+    fn take_queries(&mut self) -> bool {
+        let now = self.clock.now();
+        for _ in 0..TURN {
+            let Some((tenant, query)) = self.front.queries().pop(now) else { return false };
+            self.handle_query(tenant, query);
+        }
+        true
+    }
+
+    fn publish(&self) {
+        let mut counters = self.dns.counters();
+        let (shed, shed_streams, streams) = self.front.figures();
+        (counters.shed, counters.shed_streams, counters.streams) = (shed, shed_streams, streams as u64);
+        counters.waiting = self.front.queries().len() as u64;
+        self.counters.publish(&counters);
+    }
+
+    fn handle_query(&mut self, tenant: u32, query: Query) {
         let now = self.clock.now();
         if let Some(text) = self.hosts.as_mut().and_then(|file| file.poll(now)) {
             self.dns.set_hosts(hosts::parse(&text));
         }
         let client = ClientId(self.next);
         self.next += 1;
-        match self.dns.handle_query(now, client, query.transport, &query.bytes) {
-            Action::Answer(answer) => self.reply(query.reply, answer),
+        let action = self.dns.handle_query(now, client, tenant, query.transport, &query.bytes);
+        while let Some((_, client, answer)) = self.dns.poll_shed() {
+            self.finish(client, answer);
+        }
+        match action {
+            Action::Answer(answer) => self.reply(tenant, query.reply, answer),
             Action::Forward { token, query: bytes, transport } => {
                 let plan = self.resolvers.plan(now);
                 let events = self.events.0.clone();
                 let task = self.asking.spawn(upstream::ask(plan, token, transport, bytes, events));
-                self.waiting.insert(client.0, (query.reply, task));
+                self.waiting.insert(client.0, Waiting { tenant, reply: query.reply, task });
             }
             Action::Drop(why) => tracing::debug!(%why, "DNS message dropped"),
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        let done = match event {
+            Event::Silent { server } => {
+                self.resolvers.note(self.clock.now(), server, false);
+                None
+            }
+            Event::Failed { token, failure } => self.dns.handle_upstream(token, Err(failure)),
+            Event::Answer { token, server, answer, next } => {
+                self.resolvers.note(self.clock.now(), server, true);
+                match next {
+                    Some(next) if self.dns.defer(token, &answer) => {
+                        next.notify_one();
+                        None
+                    }
+                    Some(_) | None => self.dns.handle_upstream(token, Ok(&answer)),
+                }
+            }
+        };
+        if let Some((client, answer)) = done {
+            self.finish(client, answer);
         }
     }
 
@@ -247,21 +300,27 @@ impl DnsService {
 
     /// The query of `client` is over: nobody needs to be asked any more.
     fn finish(&mut self, client: ClientId, answer: Vec<u8>) {
-        if let Some((reply, task)) = self.waiting.remove(&client.0) {
+        if let Some(Waiting { tenant, reply, task }) = self.waiting.remove(&client.0) {
             task.abort();
-            self.reply(reply, answer);
+            self.reply(tenant, reply, answer);
         }
     }
 
-    fn reply(&mut self, reply: ReplyTo, answer: Vec<u8>) {
+    fn reply(&mut self, tenant: u32, reply: ReplyTo, answer: Vec<u8>) {
         if let Some(seen) = &mut self.seen {
-            seen(&answer);
+            seen(tenant, &answer);
         }
         match reply {
             ReplyTo::Client(client) => (self.answer)(client, answer),
             // There is room for it; a stream that has ended needs no answer.
             ReplyTo::Stream(stream, place) => drop(stream.try_send((answer, place))),
         }
+    }
+}
+
+impl Drop for DnsService {
+    fn drop(&mut self) {
+        self.front.close();
     }
 }
 

@@ -2,14 +2,15 @@
 //! (RFC 7766 section 6.2.1.1).
 
 use super::{
-    PIPELINE,
+    PIPELINE, QUERY_MAX,
+    intake::{Place, Seat},
     service::{Query, ReplyTo},
 };
 use nitrotap_core::gateway::dns::Transport;
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
     time::timeout,
 };
 
@@ -17,7 +18,7 @@ use tokio::{
 const IDLE: Duration = Duration::from_secs(10);
 
 /// An answer, and the place in the pipeline that is free once it is written.
-pub(super) type StreamAnswer = (Vec<u8>, OwnedSemaphorePermit);
+pub(super) type StreamAnswer = (Vec<u8>, Place);
 
 /// A message behind its length; the length of one that is too long (which no client can have sent) is cut.
 pub(super) fn framed(message: &[u8]) -> Vec<u8> {
@@ -25,33 +26,35 @@ pub(super) fn framed(message: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes()[..], &message[..usize::from(len)]].concat()
 }
 
-/// Answers the queries of `stream` until it ends, breaks, or idles; what was asked before that is still answered.
+/// Answers the queries of a stream until it ends, breaks, or idles; what was asked before that is still answered. Ends at
+/// once when its seat is for another one.
 pub(super) async fn serve(
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Unpin,
-    queries: mpsc::Sender<Query>,
+    seat: &Seat,
 ) -> io::Result<()> {
     // As many answers as the pipeline has places: sending one never waits.
     let (answers, waiting) = mpsc::channel(PIPELINE);
     let writing = write(writer, waiting);
     tokio::pin!(writing);
-    let reading = read(reader, queries, answers);
+    let reading = read(reader, seat, answers);
+    let ended = seat.end.notified();
+    tokio::pin!(ended);
     tokio::select! {
+        () = &mut ended => return Ok(()),
         // A client that does not take its answers gets no more of them.
         written = &mut writing => return written,
         read = reading => read?,
     }
-    writing.await
+    tokio::select! {
+        () = ended => Ok(()),
+        written = writing => written,
+    }
 }
 
-async fn read(
-    mut reader: impl AsyncRead + Unpin,
-    queries: mpsc::Sender<Query>,
-    answers: mpsc::Sender<StreamAnswer>,
-) -> io::Result<()> {
-    let places = Arc::new(Semaphore::new(PIPELINE));
+async fn read(mut reader: impl AsyncRead + Unpin, seat: &Seat, answers: mpsc::Sender<StreamAnswer>) -> io::Result<()> {
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+        let Some(place) = seat.place().await else { return Ok(()) };
         let bytes = match timeout(IDLE, message(&mut reader)).await {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
@@ -59,7 +62,7 @@ async fn read(
             Err(_) => return Ok(()),
         };
         let reply = ReplyTo::Stream(answers.clone(), place);
-        if queries.send(Query { reply, transport: Transport::Tcp, bytes }).await.is_err() {
+        if !seat.push(Query { reply, transport: Transport::Tcp, bytes }) {
             return Ok(());
         }
     }
@@ -67,6 +70,9 @@ async fn read(
 
 async fn message(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let len = reader.read_u16().await?;
+    if usize::from(len) > QUERY_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a query is too long"));
+    }
     let mut bytes = vec![0; usize::from(len)];
     reader.read_exact(&mut bytes).await?;
     Ok(bytes)

@@ -27,6 +27,8 @@ nitrotap_core::counters! {
         accept_refused: Counter "nitrotap_host_accept_refused" {},
         /// Sockets that could not be made, for want of descriptors or of permission.
         no_socket: Counter "nitrotap_host_sockets_failed" {},
+        /// Pings that were refused by this host's kernel: see net.ipv4.ping_group_range.
+        pings_refused: Counter "nitrotap_host_pings_refused" {},
         /// Datagrams that the kernel did not take.
         datagrams_refused: Counter "nitrotap_host_datagrams_refused" {},
         /// Questions to the name server that were dropped because too many waited.

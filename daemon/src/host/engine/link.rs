@@ -261,14 +261,16 @@ impl Worker {
         }
         match self.gateway.handle_frame(now, port, frame) {
             Handled::Done => {}
-            Handled::Datagram { session, kind, to, payload } => {
+            Handled::Datagram { session, kind, to, payload, hop_limit } => {
                 work += turns::DATAGRAM;
-                self.send_datagram(session, kind, to, &payload);
+                self.send_datagram(session, kind, to, &payload, hop_limit);
             }
             Handled::Dns { client, query } => {
                 work += turns::QUESTION;
-                if !(self.hooks.ask)(client, query.into_owned()) {
+                let tenant = self.links.get(&port).map_or(ANONYMOUS, |link| link.tenant);
+                if !(self.hooks.ask)(tenant, client, query.into_owned()) {
                     self.counters.questions_dropped += 1;
+                    self.gateway.forget_dns(client);
                 }
             }
         }

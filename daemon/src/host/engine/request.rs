@@ -2,7 +2,10 @@
 
 use super::Worker;
 use crate::host::control::{Request, Stats, Tunnel};
-use nitrotap_core::{counters::CounterSet, gateway::dns::addresses, time::Instant};
+use nitrotap_core::{counters::CounterSet, time::Instant};
+
+/// Addresses opened in one turn; usual answers have a few.
+const LEARN_TURN: usize = 2048;
 
 /// Requests seen to before others get their turn: whoever asks may go on asking meanwhile.
 const REQUESTS: usize = 256;
@@ -10,9 +13,16 @@ const REQUESTS: usize = 256;
 impl Worker {
     /// Sees to what waits, up to a turn's share; true if there may be more.
     pub(super) fn requests(&mut self, now: Instant) -> bool {
+        let mut share = LEARN_TURN;
         for _ in 0..REQUESTS {
             let Some(waiting) = self.mailbox.take() else { return false };
+            if let Request::Learn(_, lesson) = &waiting.request {
+                share = share.saturating_sub(lesson.weight());
+            }
             self.request(now, waiting.request);
+            if share == 0 {
+                return true;
+            }
         }
         true
     }
@@ -35,7 +45,7 @@ impl Worker {
             Request::Leases(reply) => drop(reply.send(self.gateway.leases(now))),
             Request::Alive(reply) => drop(reply.send(())),
             Request::Stats(reply) => drop(reply.send(self.stats())),
-            Request::Learn(answer) => self.learn(now, &answer),
+            Request::Learn(tenant, lesson) => self.gateway.policy().take(now, tenant, &lesson),
             Request::DnsAnswer { client, answer } => {
                 self.gateway.handle_dns_answer(client, &answer);
             }
@@ -53,12 +63,6 @@ impl Worker {
                 self.gateway.policy().set_control(sockets);
             }
             Request::Stop => self.stopped = true,
-        }
-    }
-
-    fn learn(&mut self, now: Instant, answer: &[u8]) {
-        for (name, address, ttl) in addresses(answer) {
-            self.gateway.policy().learn(now, &name, address, ttl);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The world's end of datagram sessions: one socket for each, or the published port's for those that the world began.
 
 use super::{Source, Worker, forward::Client, is_shortage};
-use crate::sys::pktinfo;
+use crate::sys::{errqueue, pktinfo};
 use nitrotap_core::{
     gateway::{Kind, SessionError, SessionId, turns},
     time::Instant,
@@ -28,6 +28,16 @@ pub(super) struct SessionSocket {
     uplink: u64,
     /// When another socket was last tried because of an error.
     tried: Option<Instant>,
+    hop_limit: HopLimit,
+}
+
+/// What a socket was told of how far its datagrams may go.
+#[derive(Clone, Copy, Debug, Default)]
+struct HopLimit {
+    /// 0 for the kernel's own.
+    set: u8,
+    /// Routers on the way are heard.
+    heard: bool,
 }
 
 #[derive(Debug)]
@@ -41,18 +51,34 @@ enum End {
 /// How soon another socket is tried again after an error.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// From here down, a datagram may well be meant to end on the way: `traceroute` goes up to 30.
+const SHORT: u8 = 32;
+/// Entries of an error queue that are looked at in one turn.
+const COMPLAINTS: usize = 16;
 /// Datagrams read from one socket before others get their turn.
 const TURN: usize = 64;
 
+/// What is wrong, and what to do, for the log and for `/status`.
+pub(super) const PINGS_REFUSED: &str = "this host's kernel lets us send no pings for guests, of IPv4 and of IPv6: run `sysctl -w \
+     net.ipv4.ping_group_range=\"0 2147483647\"`, or a range with a group of this process, in our network namespace";
+
 impl Worker {
     /// Sends what a guest has for the world.
-    pub(super) fn send_datagram(&mut self, session: SessionId, kind: Kind, to: SocketAddr, payload: &[u8]) {
+    pub(super) fn send_datagram(
+        &mut self,
+        session: SessionId,
+        kind: Kind,
+        to: SocketAddr,
+        payload: &[u8],
+        hop_limit: u8,
+    ) {
         if !self.has_session(session) {
             match self.open_socket(session, kind, to) {
                 Ok(fd) => self.add_session(session, End::Own(fd)),
                 Err(errno) => {
                     tracing::debug!(%to, ?kind, error = %errno, "cannot open a socket for datagrams");
                     self.counters.no_socket += 1;
+                    self.ping_refused(kind, errno);
                     if let Some(error) = session_error(errno) {
                         self.gateway.session_failed(session, error);
                     }
@@ -61,11 +87,13 @@ impl Worker {
             }
         }
         self.follow_uplink(session, kind, to);
+        self.reach(session, to, hop_limit);
         let mut sent = self.send_once(session, to, payload);
         if let Err(errno) = sent
             && is_about_the_way_out(errno)
             && self.try_another(session, kind, to)
         {
+            self.reach(session, to, hop_limit);
             sent = self.send_once(session, to, payload);
         }
         if let Err(errno) = sent {
@@ -73,6 +101,27 @@ impl Worker {
             if let Some(error) = session_error(errno) {
                 self.gateway.session_failed(session, error);
             }
+        }
+    }
+
+    /// Tells a session's own socket how far its datagrams may go.
+    fn reach(&mut self, session: SessionId, to: SocketAddr, hop_limit: u8) {
+        if let Some(SessionSocket { end: End::Own(fd), hop_limit: far, .. }) =
+            self.sessions.get_mut(session.index()).and_then(Option::as_mut)
+            && far.set != hop_limit
+        {
+            far.set(fd, to.is_ipv6(), hop_limit);
+        }
+    }
+
+    /// The kernel lets nobody of our groups send pings: said once, because somebody has to change that.
+    fn ping_refused(&mut self, kind: Kind, errno: Errno) {
+        if kind != Kind::Ping || !matches!(errno, Errno::ACCESS | Errno::PERM) {
+            return;
+        }
+        self.counters.pings_refused += 1;
+        if self.counters.pings_refused == 1 {
+            tracing::warn!("{PINGS_REFUSED}");
         }
     }
 
@@ -134,6 +183,7 @@ impl Worker {
         }
         if let Some(socket) = self.sessions.get_mut(session.index()).and_then(Option::as_mut) {
             socket.end = End::Own(new);
+            socket.hop_limit = HopLimit::default();
             self.counters.sockets_replaced += 1;
         }
         true
@@ -190,7 +240,8 @@ impl Worker {
         if self.sessions.len() <= index {
             self.sessions.resize_with(index + 1, || None);
         }
-        self.sessions[index] = Some(SessionSocket { session, end, uplink: self.uplink, tried: None });
+        self.sessions[index] =
+            Some(SessionSocket { session, end, uplink: self.uplink, tried: None, hop_limit: HopLimit::default() });
     }
 
     /// A client of a published port begins a session.
@@ -211,7 +262,8 @@ impl Worker {
             }
             work += turns::DATAGRAM;
             let socket = self.sessions.get(session.index()).and_then(Option::as_ref);
-            let Some(SessionSocket { end: End::Own(fd), .. }) = socket.filter(|socket| socket.session == session)
+            let Some(SessionSocket { end: End::Own(fd), hop_limit, .. }) =
+                socket.filter(|socket| socket.session == session)
             else {
                 more = false;
                 break;
@@ -230,6 +282,15 @@ impl Worker {
                 }
                 // What the world said about an earlier datagram; it is said once.
                 Err(errno) => {
+                    let on_the_way = hop_limit.heard && errno == Errno::HOSTUNREACH;
+                    let routers = if hop_limit.heard { routers(fd) } else { Vec::new() };
+                    let expired = !routers.is_empty();
+                    for complaint in routers {
+                        self.gateway.session_expired(session, complaint.from, &complaint.quoted);
+                    }
+                    if on_the_way && expired {
+                        continue;
+                    }
                     if let Some(error) = session_error(errno) {
                         self.gateway.session_failed(session, error);
                     }
@@ -252,6 +313,36 @@ impl Worker {
             self.inbound.remove(&(forward, client));
         }
     }
+}
+
+impl HopLimit {
+    fn set(&mut self, fd: &OwnedFd, ipv6: bool, hop_limit: u8) {
+        // What the kernel does not take changes nothing: the datagram goes as far as it goes.
+        let _ = match ipv6 {
+            true => sockopt::set_ipv6_unicast_hops(fd, Some(hop_limit)),
+            false => sockopt::set_ip_ttl(fd, hop_limit.into()),
+        };
+        self.set = hop_limit;
+        if hop_limit <= SHORT && !self.heard {
+            self.heard = errqueue::enable(fd, ipv6).is_ok();
+        }
+    }
+}
+
+/// The routers that have dropped datagrams of a socket because these had passed as many links as they may: those whose ICMP message
+/// is `Time Exceeded`.
+fn routers(fd: &OwnedFd) -> Vec<errqueue::Complaint> {
+    let mut routers = Vec::new();
+    for _ in 0..COMPLAINTS {
+        match errqueue::take(fd) {
+            Ok(Some(complaint)) if complaint.kind == if complaint.from.is_ipv4() { 11 } else { 3 } => {
+                routers.push(complaint)
+            }
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    routers
 }
 
 /// What a guest should learn of an error; `None` if it says nothing about the way to the peer.

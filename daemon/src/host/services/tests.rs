@@ -109,7 +109,7 @@ async fn the_rest_of_the_interface_is_gvproxys_too() {
             "/services/dns/add",
             r#"{"Records":[{"IP":"10.0.0.1x"}]}"#,
             400,
-            "record of \"\": \"10.0.0.1x\" is no IPv4 address: invalid IPv4 address syntax\n",
+            "record of \"\": \"10.0.0.1x\" is no IP address: invalid IP address syntax\n",
         ),
         (
             "GET",

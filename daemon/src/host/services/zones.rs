@@ -45,7 +45,7 @@ mod tests {
             ("[]", "json: cannot unmarshal array into Go value of type types.Zone"),
             (r#"{"name":1}"#, "invalid type"),
             (r#"{"name":"n.","records":[{"name":"x","ip":"10.0.0.2x"}]}"#, "10.0.0.2x"),
-            (r#"{"defaultIP":"fe80::1"}"#, "fe80::1"),
+            (r#"{"defaultIP":"fe80::x"}"#, "fe80::x"),
         ] {
             let error = read(body.as_bytes()).unwrap_err();
             assert!(error.contains(words), "{error}");

@@ -16,10 +16,11 @@ use quickcheck::QuickCheck;
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 254);
 const CLIENT: ClientId = ClientId(42);
+const TENANT: u32 = 16;
 const T0: Instant = Instant::ZERO;
 
 fn dns() -> Dns {
-    Dns::new(DnsConfig::new(default_zones(GATEWAY, HOST), 1)).expect("a config")
+    Dns::new(DnsConfig::new(default_zones(GATEWAY, HOST, None), 1)).expect("a config")
 }
 
 fn query(name: &str, kind: RecordType) -> Message {
@@ -41,7 +42,7 @@ fn bytes(message: &Message) -> Vec<u8> {
 }
 
 fn ask(dns: &mut Dns, message: &Message) -> Action {
-    dns.handle_query(T0, CLIENT, Transport::Udp, &bytes(message))
+    dns.handle_query(T0, CLIENT, TENANT, Transport::Udp, &bytes(message))
 }
 
 fn parsed(bytes: &[u8]) -> Message {
@@ -116,6 +117,73 @@ fn other_types_of_a_local_name_are_empty_and_other_names_do_not_exist() {
 }
 
 #[test]
+fn names_of_the_gateway_have_both_families_where_it_has_both() {
+    let (gateway, host) = (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xfe));
+    let mut dns = Dns::new(DnsConfig::new(default_zones(GATEWAY, HOST, Some((gateway, host))), 1)).expect("a config");
+    for (kind, expected) in [
+        (RecordType::A, vec![IpAddr::V4(HOST)]),
+        (RecordType::AAAA, vec![IpAddr::V6(host)]),
+        (RecordType::ANY, vec![IpAddr::V4(HOST), IpAddr::V6(host)]),
+        (RecordType::MX, vec![]),
+    ] {
+        let message = answered(ask(&mut dns, &query("host.docker.internal.", kind)));
+        let found: Vec<_> = message.answers.iter().filter_map(|record| record.data.ip_addr()).collect();
+        assert_eq!((message.metadata.response_code, found), (ResponseCode::NoError, expected), "{kind}");
+    }
+}
+
+#[test]
+fn names_that_no_resolver_can_know_are_answered_here() {
+    // Not even a filter that lets nothing pass keeps a guest from itself.
+    let mut dns = dns();
+    dns.set_filter(Box::new(|_: &str| false));
+    for (name, kind, code, expected) in [
+        ("localhost.", RecordType::A, ResponseCode::NoError, Some(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+        ("LOCALHOST.", RecordType::AAAA, ResponseCode::NoError, Some(IpAddr::V6(Ipv6Addr::LOCALHOST))),
+        ("db.localhost.", RecordType::A, ResponseCode::NoError, Some(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+        ("localhost.", RecordType::MX, ResponseCode::NoError, None),
+        ("a.invalid.", RecordType::A, ResponseCode::NXDomain, None),
+        ("x.onion.", RecordType::AAAA, ResponseCode::NXDomain, None),
+        ("localhost.example.", RecordType::A, ResponseCode::Refused, None),
+        ("printer.local.", RecordType::A, ResponseCode::Refused, None),
+    ] {
+        let message = answered(ask(&mut dns, &query(name, kind)));
+        let found = message.answers.first().and_then(|record| record.data.ip_addr());
+        assert_eq!((message.metadata.response_code, found), (code, expected), "{name} {kind}");
+    }
+}
+
+#[test]
+fn a_resolver_that_cannot_say_is_not_the_last_word_unless_no_other_one_answers() {
+    for code in [ResponseCode::ServFail, ResponseCode::NotImp, ResponseCode::Refused] {
+        let mut dns = dns();
+        let (token, asked) = forwarded(ask(&mut dns, &query("a.example.", RecordType::A)));
+        let poor = bytes(&upstream(&asked, code, vec![]));
+        let mut forged = poor.clone();
+        forged[0] ^= 1;
+        assert!(!dns.defer(token, &forged), "not an answer to this query");
+        assert!(dns.defer(token, &poor));
+        assert_eq!(dns.counters().in_flight, 1);
+        // Another one answers.
+        let record = Record::from_rdata(asked.queries[0].name().clone(), 60, RData::A(A::new(1, 2, 3, 4)));
+        let good = bytes(&upstream(&asked, ResponseCode::NoError, vec![record]));
+        assert!(!dns.defer(token, &good));
+        let (_, got) = dns.handle_upstream(token, Ok(&good)).expect("an answer");
+        assert_eq!(parsed(&got).answers.len(), 1);
+        // None does.
+        let (token, asked) = forwarded(ask(&mut dns, &query("a.example.", RecordType::A)));
+        assert!(dns.defer(token, &bytes(&upstream(&asked, code, vec![]))));
+        let (_, got) = dns.handle_upstream(token, Err(UpstreamFailure::Timeout)).expect("an answer");
+        let head = parsed(&got).metadata;
+        assert_eq!((head.id, head.response_code), (0xbeef, code));
+        assert_eq!((dns.counters().upstream, dns.counters().timeout), (2, 0));
+    }
+    let mut dns = dns();
+    let (token, asked) = forwarded(ask(&mut dns, &query("a.example.", RecordType::A)));
+    assert!(!dns.defer(token, &bytes(&upstream(&asked, ResponseCode::NXDomain, vec![]))), "that says something");
+}
+
+#[test]
 fn edns_is_answered_with_edns() {
     let mut dns = dns();
     let asked = with_edns(query("host.docker.internal.", RecordType::A), 4096);
@@ -136,7 +204,8 @@ fn what_is_not_local_passes_whole_but_for_its_id() {
     let mut dns = dns();
     for kind in [RecordType::AAAA, RecordType::PTR, RecordType::SRV, RecordType::HTTPS, RecordType::Unknown(65280)] {
         let sent = [bytes(&with_edns(query("WwW.example.com.", kind), 4096)), b"tail".to_vec()].concat();
-        let Action::Forward { token, query, transport } = dns.handle_query(T0, CLIENT, Transport::Tcp, &sent) else {
+        let Action::Forward { token, query, transport } = dns.handle_query(T0, CLIENT, TENANT, Transport::Tcp, &sent)
+        else {
             panic!("not forwarded")
         };
         assert_eq!((&query[2..], transport), (&sent[2..], Transport::Tcp));
@@ -267,7 +336,7 @@ fn a_cut_answer_keeps_the_rest_of_its_code_and_none_of_its_options() {
 fn over_tcp_nothing_is_cut() {
     let mut dns = dns();
     let sent = bytes(&query("long.example.", RecordType::TXT));
-    let (token, asked) = forwarded(dns.handle_query(T0, CLIENT, Transport::Tcp, &sent));
+    let (token, asked) = forwarded(dns.handle_query(T0, CLIENT, TENANT, Transport::Tcp, &sent));
     let answer = bytes(&upstream(&asked, ResponseCode::NoError, vec![txt("long.example.", 60_000)]));
     let (_, got) = dns.handle_upstream(token, Ok(&answer)).expect("an answer");
     assert_eq!(got.len(), answer.len());
@@ -300,9 +369,9 @@ fn a_query_waits_so_long_and_no_longer() {
     let mut dns = dns();
     let later = T0 + Duration::from_secs(1);
     let one = bytes(&query("one.example.", RecordType::A));
-    let (first, _) = forwarded(dns.handle_query(T0, ClientId(1), Transport::Udp, &one));
-    let (second, asked) = forwarded(dns.handle_query(later, ClientId(2), Transport::Udp, &one));
-    forwarded(dns.handle_query(later, ClientId(3), Transport::Udp, &one));
+    let (first, _) = forwarded(dns.handle_query(T0, ClientId(1), TENANT, Transport::Udp, &one));
+    let (second, asked) = forwarded(dns.handle_query(later, ClientId(2), TENANT, Transport::Udp, &one));
+    forwarded(dns.handle_query(later, ClientId(3), TENANT, Transport::Udp, &one));
     let due = T0 + Duration::from_secs(5);
     assert_eq!((dns.poll_timeout(), dns.handle_timeout(Instant::from_millis(4_999))), (Some(due), None));
     let (token, client, answer) = dns.handle_timeout(due).expect("it is over");
@@ -315,8 +384,36 @@ fn a_query_waits_so_long_and_no_longer() {
 }
 
 #[test]
+fn a_tenant_has_its_share_of_what_is_in_flight_and_who_has_the_most_makes_room() {
+    let config = DnsConfig { in_flight: 6, in_flight_per_tenant: 4, ..DnsConfig::new(vec![], 1) };
+    let mut dns = Dns::new(config).expect("ok");
+    let one = bytes(&query("example.com.", RecordType::A));
+    let ask = |dns: &mut Dns, client, tenant| {
+        let action = dns.handle_query(T0, ClientId(client), tenant, Transport::Udp, &one);
+        let shed = dns.poll_shed().map(|(_, client, answer)| (client.0, parsed(&answer).metadata.response_code));
+        (matches!(action, Action::Forward { .. }), shed)
+    };
+    for client in 0..4 {
+        assert_eq!(ask(&mut dns, client, 1), (true, None));
+    }
+    assert_eq!(ask(&mut dns, 4, 1), (false, None), "its share is used up");
+    assert_eq!(ask(&mut dns, 10, 2), (true, None));
+    assert_eq!(ask(&mut dns, 11, 2), (true, None));
+    // Now there are too many in all.
+    assert_eq!(ask(&mut dns, 20, 3), (true, Some((0, ResponseCode::ServFail))), "the oldest of the one with the most");
+    assert_eq!(ask(&mut dns, 21, 3), (true, Some((1, ResponseCode::ServFail))));
+    assert_eq!(ask(&mut dns, 22, 3), (false, None), "all have the same");
+    let counters = dns.counters();
+    assert_eq!((counters.in_flight, counters.overload), (6, 4));
+    // What is answered makes room for its tenant.
+    while dns.handle_timeout(T0 + Duration::from_secs(5)).is_some() {}
+    assert_eq!(ask(&mut dns, 30, 1), (true, None));
+}
+
+#[test]
 fn too_many_queries_in_flight_are_answered_and_not_kept() {
-    let mut dns = Dns::new(DnsConfig { in_flight: 2, ..DnsConfig::new(default_zones(GATEWAY, HOST), 1) }).expect("ok");
+    let mut dns =
+        Dns::new(DnsConfig { in_flight: 2, ..DnsConfig::new(default_zones(GATEWAY, HOST, None), 1) }).expect("ok");
     let sent = with_edns(query("example.com.", RecordType::A), 1232);
     let (token, _) = forwarded(ask(&mut dns, &sent));
     forwarded(ask(&mut dns, &sent));
@@ -385,7 +482,7 @@ fn what_cannot_be_read_is_told_so_and_what_is_no_query_is_dropped() {
     // A name that consists of the header's bytes.
     let pointer = [&good[..12], &[0xc0, 4, 0, 1, 0, 1]].concat();
     let code = |dns: &mut Dns, bytes: &[u8]| {
-        answered(dns.handle_query(T0, CLIENT, Transport::Udp, bytes)).metadata.response_code
+        answered(dns.handle_query(T0, CLIENT, TENANT, Transport::Udp, bytes)).metadata.response_code
     };
     for (bytes, what) in [
         (with(5, 0), "no question"),
@@ -404,7 +501,7 @@ fn what_cannot_be_read_is_told_so_and_what_is_no_query_is_dropped() {
     for opcode in 1..16 {
         assert_eq!(code(&mut dns, &with(2, 1 | opcode << 3)), ResponseCode::NotImp, "{opcode}");
     }
-    let drop = |dns: &mut Dns, bytes: &[u8]| dns.handle_query(T0, CLIENT, Transport::Udp, bytes);
+    let drop = |dns: &mut Dns, bytes: &[u8]| dns.handle_query(T0, CLIENT, TENANT, Transport::Udp, bytes);
     assert_eq!(drop(&mut dns, &with(2, 0x81)), Action::Drop(DnsDrop::Response));
     assert_eq!(drop(&mut dns, &good[..11]), Action::Drop(DnsDrop::Short));
     let counters = dns.counters();
@@ -422,7 +519,7 @@ fn any_bytes_have_one_outcome() {
         let at = at % sent.len();
         sent[at] = byte;
         for bytes in [noise, sent] {
-            match dns.handle_query(T0, CLIENT, Transport::Udp, &bytes) {
+            match dns.handle_query(T0, CLIENT, TENANT, Transport::Udp, &bytes) {
                 Action::Answer(answer) => assert_eq!(parsed(&answer).metadata.id.to_be_bytes(), bytes[..2]),
                 Action::Forward { query, .. } => assert_eq!(query[2..], bytes[2..]),
                 Action::Drop(_) => {}

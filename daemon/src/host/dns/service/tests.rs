@@ -1,4 +1,5 @@
 use super::*;
+use crate::host::dns::{INTAKE, PIPELINE_TENANT, STREAM_LIMITS};
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query as Question, ResponseCode},
     rr::{
@@ -31,7 +32,7 @@ async fn fake(address: Ipv4Addr, port: u16) -> Option<SocketAddr> {
     tokio::spawn(async move {
         let mut buf = [0; 2048];
         while let Ok((len, from)) = socket.recv_from(&mut buf).await {
-            for answer in answers(&buf[..len], Transport::Udp) {
+            for answer in answers(at, &buf[..len], Transport::Udp) {
                 socket.send_to(&answer, from).await.unwrap();
             }
         }
@@ -42,7 +43,7 @@ async fn fake(address: Ipv4Addr, port: u16) -> Option<SocketAddr> {
                 while let Ok(len) = stream.read_u16().await {
                     let mut bytes = vec![0; usize::from(len)];
                     stream.read_exact(&mut bytes).await.unwrap();
-                    for answer in answers(&bytes, Transport::Tcp) {
+                    for answer in answers(at, &bytes, Transport::Tcp) {
                         stream.write_all(&stream::framed(&answer)).await.unwrap();
                     }
                 }
@@ -52,7 +53,7 @@ async fn fake(address: Ipv4Addr, port: u16) -> Option<SocketAddr> {
     Some(at)
 }
 
-fn answers(query: &[u8], transport: Transport) -> Vec<Vec<u8>> {
+fn answers(at: SocketAddr, query: &[u8], transport: Transport) -> Vec<Vec<u8>> {
     let query = Message::from_vec(query).unwrap();
     let question = query.queries[0].clone();
     let mut answer = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
@@ -62,6 +63,9 @@ fn answers(query: &[u8], transport: Transport) -> Vec<Vec<u8>> {
     match question.name().iter().next().unwrap() {
         b"silence" => return vec![],
         b"missing" => answer.metadata.response_code = ResponseCode::NXDomain,
+        b"poor-at-3" if at.ip() == Ipv4Addr::new(127, 0, 0, 3) => {
+            answer.metadata.response_code = ResponseCode::ServFail
+        }
         b"broken" => answer.metadata.response_code = ResponseCode::ServFail,
         b"big" if transport == Transport::Udp => answer.metadata.truncation = true,
         b"big" => {
@@ -126,10 +130,10 @@ impl Bench {
         let saw = Arc::clone(&seen);
         let hooks = Hooks {
             answer: Box::new(move |client, answer| drop(tx.send((client, answer)))),
-            seen: Some(Box::new(move |answer| saw.lock().unwrap().push(answer.to_vec()))),
+            seen: Some(Box::new(move |_, answer| saw.lock().unwrap().push(answer.to_vec()))),
             filter: Some(Box::new(|name: &str| name != "blocked.example")),
         };
-        let config = change(DnsConfig { timeout: DEADLINE, ..DnsConfig::new(default_zones(GATEWAY, HOST), 1) });
+        let config = change(DnsConfig { timeout: DEADLINE, ..DnsConfig::new(default_zones(GATEWAY, HOST, None), 1) });
         let settings = Settings { resolv_conf, hosts: Some(hosts), port: Some(port) };
         let (handle, service) = DnsService::new(config, settings, hooks, Clock::start()).unwrap();
         tokio::spawn(service.run());
@@ -137,7 +141,7 @@ impl Bench {
     }
 
     async fn ask(&mut self, name: &str, kind: RecordType) -> Message {
-        assert!(self.handle.try_query(7, Transport::Udp, query(name, kind)));
+        assert!(self.handle.try_query(16, 7, Transport::Udp, query(name, kind)));
         let (client, answer) = timeout(DEADLINE, self.answers.recv()).await.unwrap().unwrap();
         let message = Message::from_vec(&answer).unwrap();
         assert_eq!((client, message.metadata.id), (7, 0xbeef));
@@ -181,7 +185,7 @@ async fn the_hosts_table_and_the_zones_answer_before_any_resolver() {
     let found = |message: &Message| message.answers.iter().map(|r| r.data.ip_addr().unwrap()).collect::<Vec<_>>();
     assert_eq!(found(&bench.ask("printer.LAN.", RecordType::A).await), [Ipv4Addr::new(10, 1, 2, 3)]);
     assert_eq!(found(&bench.ask("host.docker.internal.", RecordType::A).await), [HOST]);
-    assert_eq!(bench.code("localhost.").await, (ResponseCode::ServFail, Some(23)), "there are no resolvers");
+    assert_eq!(found(&bench.ask("localhost.", RecordType::A).await), [Ipv4Addr::LOCALHOST]);
 }
 
 #[tokio::test]
@@ -189,6 +193,26 @@ async fn the_next_resolver_is_asked_when_one_is_not_there() {
     // Nobody listens on 127.0.0.2.
     let mut bench = Bench::new(&format!("nameserver 127.0.0.2\n{ONE}")).await;
     assert_eq!(bench.code("some.example.").await, (ResponseCode::NoError, None));
+}
+
+#[tokio::test]
+async fn the_next_resolver_is_asked_when_one_cannot_say() {
+    let fool = fake(Ipv4Addr::new(127, 0, 0, 3), 0).await.unwrap();
+    fake(Ipv4Addr::LOCALHOST, fool.port()).await.unwrap();
+    let conf = |first| format!("nameserver {first}\nnameserver 127.0.0.1\noptions timeout:30 attempts:1\n");
+    // The first one says SERVFAIL of this name, the other one knows it.
+    let mut bench = Bench::with(&conf("127.0.0.3"), fool.port(), |config| config);
+    assert_eq!(bench.code("poor-at-3.example.").await, (ResponseCode::NoError, None));
+    // Nobody knows this one: what the first one said is the last word.
+    assert_eq!(bench.code("broken.example.").await, (ResponseCode::ServFail, None));
+    // Over a stream too.
+    let (mut client, server) = UnixStream::pair().unwrap();
+    tokio::spawn(DnsHandle::serve_tcp(server, bench.handle.admit(16).unwrap()));
+    client.write_all(&stream::framed(&query("poor-at-3.example.", RecordType::A))).await.unwrap();
+    let len = timeout(DEADLINE, client.read_u16()).await.unwrap().unwrap();
+    let mut bytes = vec![0; usize::from(len)];
+    client.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(addresses(&bytes).len(), 1);
 }
 
 #[tokio::test]
@@ -218,7 +242,7 @@ async fn no_resolver_there_and_none_that_answers_are_told_apart() {
 async fn a_slow_resolver_does_not_hold_up_other_queries() {
     let mut bench = Bench::new(ONE).await;
     for n in 0..100 {
-        assert!(bench.handle.try_query(n, Transport::Udp, query("silence.example.", RecordType::A)));
+        assert!(bench.handle.try_query(16, n, Transport::Udp, query("silence.example.", RecordType::A)));
     }
     assert_eq!(bench.code("some.example.").await, (ResponseCode::NoError, None));
 }
@@ -227,8 +251,8 @@ async fn a_slow_resolver_does_not_hold_up_other_queries() {
 async fn a_stream_carries_many_queries_and_long_answers() {
     let bench = Bench::new(ONE).await;
     let (client, server) = UnixStream::pair().unwrap();
-    let handle = bench.handle.clone();
-    let serving = tokio::spawn(async move { handle.serve_tcp(server).await });
+    let seat = bench.handle.admit(16).unwrap();
+    let serving = tokio::spawn(DnsHandle::serve_tcp(server, seat));
     let (mut reader, mut writer) = client.into_split();
     let names = ["silence.example.", "some.example.", "big.example.", "host.docker.internal.", "missing.example."];
     let all: Vec<u8> = names.iter().flat_map(|name| stream::framed(&query(name, RecordType::A))).collect();
@@ -257,7 +281,7 @@ async fn a_client_that_has_sent_its_last_query_still_gets_the_answer() {
     let (mut client, server) = UnixStream::pair().unwrap();
     client.write_all(&stream::framed(&query("some.example.", RecordType::A))).await.unwrap();
     client.shutdown().await.unwrap();
-    bench.handle.serve_tcp(server).await;
+    DnsHandle::serve_tcp(server, bench.handle.admit(16).unwrap()).await;
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).await.unwrap();
     assert_eq!(addresses(&bytes[2..]).len(), 1);
@@ -265,30 +289,59 @@ async fn a_client_that_has_sent_its_last_query_still_gets_the_answer() {
 }
 
 #[tokio::test]
-async fn too_many_streams_are_closed_and_too_many_queries_refused() {
+async fn what_waits_is_bounded_for_each_tenant() {
     // Nobody runs the service here: what is left to it stays.
-    let (tx, _queries) = mpsc::channel(QUEUE);
     let (commands, _) = mpsc::channel(1);
-    let handle = DnsHandle {
-        queries: tx,
-        commands,
-        streams: Arc::new(Semaphore::new(0)),
-        counters: Arc::new(Shared::default()),
-    };
-    let (mut client, server) = UnixStream::pair().unwrap();
-    handle.serve_tcp(server).await;
-    assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
-    for _ in 0..QUEUE {
-        assert!(handle.try_query(1, Transport::Udp, vec![]));
+    let front = Front::new(Clock::start());
+    let handle = DnsHandle { front, commands, counters: Arc::new(Shared::default()) };
+    for _ in 0..INTAKE.waiting {
+        assert!(handle.try_query(16, 1, Transport::Udp, vec![]));
     }
-    assert!(!handle.try_query(1, Transport::Udp, vec![]));
+    assert!(!handle.try_query(16, 1, Transport::Udp, vec![]));
+    assert!(handle.try_query(17, 1, Transport::Udp, vec![]), "another tenant has its own share");
+    assert!(!handle.try_query(17, 1, Transport::Udp, vec![0; QUERY_MAX + 1]), "no query is that long");
+}
+
+#[tokio::test]
+async fn a_tenant_with_too_many_streams_loses_its_own_oldest_one() {
+    let bench = Bench::new(ONE).await;
+    let other = bench.handle.admit(17).unwrap();
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let serving = tokio::spawn(DnsHandle::serve_tcp(server, bench.handle.admit(16).unwrap()));
+    let seats: Vec<_> = (0..STREAM_LIMITS.per_tenant).map(|_| bench.handle.admit(16).unwrap()).collect();
+    // It ends at once, and not when it has been idle for long.
+    assert_eq!(timeout(DEADLINE, client.read(&mut [0])).await.unwrap().unwrap(), 0);
+    serving.await.unwrap();
+    assert!(timeout(Duration::ZERO, other.end.notified()).await.is_err(), "nobody else pays");
+    drop(seats);
+    assert_eq!(bench.handle.front.figures(), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn streams_full_of_questions_do_not_hold_up_another_tenant() {
+    let mut bench = Bench::new(ONE).await;
+    let mut clients = Vec::new();
+    for _ in 0..STREAM_LIMITS.per_tenant {
+        let (client, server) = UnixStream::pair().unwrap();
+        tokio::spawn(DnsHandle::serve_tcp(server, bench.handle.admit(16).unwrap()));
+        // Without an end, and nobody takes the answers.
+        let question = stream::framed(&query("host.docker.internal.", RecordType::A)).repeat(1000);
+        let (reader, mut writer) = client.into_split();
+        clients.push(reader);
+        tokio::spawn(async move { writer.write_all(&question).await });
+    }
+    assert!(bench.handle.try_query(17, 7, Transport::Udp, query("gateway.docker.internal.", RecordType::A)));
+    let (client, answer) = timeout(DEADLINE, bench.answers.recv()).await.unwrap().unwrap();
+    assert_eq!((client, addresses(&answer).len()), (7, 1));
+    // Nor are more of them read than are answered.
+    assert!(bench.handle.front.queries().len() <= PIPELINE_TENANT);
 }
 
 #[tokio::test]
 async fn zones_are_added_while_it_runs() {
     let mut bench = Bench::new(ONE).await;
     assert_eq!(bench.code("missing.added.test.").await, (ResponseCode::NXDomain, None));
-    let records = vec![Record { name: "missing".to_owned(), ip: GATEWAY, regexp: None }];
+    let records = vec![Record { name: "missing".to_owned(), ip: GATEWAY.into(), regexp: None }];
     let zone = Zone { name: "added.test.".to_owned(), records, default_ip: None };
     bench.handle.add_zone(zone.clone()).await.unwrap().unwrap();
     assert_eq!(bench.code("missing.added.test.").await, (ResponseCode::NoError, None));
@@ -299,7 +352,8 @@ async fn zones_are_added_while_it_runs() {
 
 #[tokio::test]
 async fn another_resolv_conf_is_noticed() {
-    let mut bench = Bench::new("").await;
+    // Nobody listens on 127.0.0.2.
+    let mut bench = Bench::new("nameserver 127.0.0.2\noptions attempts:1\n").await;
     assert_eq!(bench.code("some.example.").await, (ResponseCode::ServFail, Some(23)));
     fs::write(bench.dir.path().join("resolv.conf"), ONE).unwrap();
     let noticed = async { while bench.code("some.example.").await.0 != ResponseCode::NoError {} };
@@ -307,11 +361,17 @@ async fn another_resolv_conf_is_noticed() {
 }
 
 #[tokio::test]
+async fn without_a_resolver_in_the_file_this_host_is_asked() {
+    let mut bench = Bench::new("options attempts:1\n").await;
+    assert_eq!(bench.code("some.example.").await, (ResponseCode::NoError, None));
+}
+
+#[tokio::test]
 async fn a_service_that_has_ended_is_told() {
-    let (queries, _) = mpsc::channel(1);
-    let (commands, _) = mpsc::channel(1);
-    let counters = Arc::new(Shared::default());
-    let handle = DnsHandle { queries, commands, streams: Arc::new(Semaphore::new(1)), counters };
+    let hooks = Hooks { answer: Box::new(|_, _| {}), seen: None, filter: None };
+    let settings = Settings { resolv_conf: "/dev/null".into(), hosts: None, port: None };
+    let (handle, service) = DnsService::new(DnsConfig::new(vec![], 1), settings, hooks, Clock::start()).unwrap();
+    drop(service);
     assert!(handle.zones().await.is_err());
-    assert!(!handle.try_query(1, Transport::Udp, vec![]));
+    assert!(!handle.try_query(16, 1, Transport::Udp, vec![]));
 }
