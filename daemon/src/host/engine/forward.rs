@@ -327,7 +327,7 @@ impl Worker {
             let session = match known {
                 Some(session) => Ok(session),
                 None => {
-                    let opened = self.gateway.open_session(now, to, client.address);
+                    let opened = self.gateway.open_session(now, to, canonical(client.address));
                     // Whoever made room for it is closed before its number is taken.
                     while let Some(output) = self.gateway.poll_output() {
                         self.obey(now, output);

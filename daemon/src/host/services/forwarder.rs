@@ -22,6 +22,9 @@ use std::{
 /// How long the name of a local address may take to resolve.
 const RESOLVE: Duration = Duration::from_secs(5);
 
+/// Bytes of the local address that a guest gives, which is kept as its forward's name: `[IPV6]:PORT` is shorter.
+const MAX_LOCAL: usize = 64;
+
 /// A forward as it is listed.
 #[derive(Serialize)]
 struct Listed {
@@ -53,7 +56,10 @@ pub(super) async fn expose(handle: &Handle, who: Who, body: &[u8], peer: Option<
         // Nothing of this host is looked at for a guest: neither its files nor its name servers.
         Wanted::Unix if who != Who::Operator => return Answer::forbidden(NotForGuests::Protocol),
         Wanted::Tcp | Wanted::Udp
-            if who != Who::Operator && literal(&request.local, request.wanted.name()).is_none() =>
+            if who != Who::Operator
+                && literal(&request.local, request.wanted.name())
+                    .filter(|_| request.local.len() <= MAX_LOCAL)
+                    .is_none() =>
         {
             return Answer::bad_request("guests give an IP address and a port as local, such as :8080");
         }

@@ -160,6 +160,7 @@ async fn for_a_guest_nothing_of_this_host_is_looked_at() {
     for (local, remote, protocol, status) in [
         (path.to_str().unwrap(), "tcp://192.168.127.2:80", "unix", 403),
         ("localhost.example:8080", "192.168.127.2:80", "tcp", 400),
+        (&*format!(":{}8080", "0".repeat(64)), "192.168.127.2:80", "tcp", 400),
         (":8080", ":80", "tcp", 200),
         ("127.0.0.1:8080", "192.168.127.2:80", "udp", 200),
     ] {
