@@ -4,6 +4,8 @@
 mod egress;
 mod ingress;
 mod moderation;
+mod wake;
 
 pub use egress::{Egress, EgressCounters};
 pub use ingress::{Ingress, IngressCounters, Packet};
+pub use wake::{MAX_WOKEN, wake};

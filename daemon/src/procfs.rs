@@ -4,7 +4,10 @@
 
 use crate::{logging, metrics::Sources};
 use nitrotap_core::counters::{Desc, Kind};
-use std::fs;
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+};
 
 /// Adds the process's own gauges, under the names that Prometheus client libraries use.
 pub(crate) fn add_process(sources: &Sources) {
@@ -36,6 +39,45 @@ pub(crate) fn unfinished_tcp() -> usize {
         .into_iter()
         .map(|path| unfinished(&fs::read_to_string(path).unwrap_or_default()))
         .sum()
+}
+
+/// TCP connections of this network namespace that are open at this end: what is ours, and the peer's end.
+pub(crate) fn open_tcp() -> Vec<(SocketAddr, SocketAddr)> {
+    ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+        .into_iter()
+        .flat_map(|path| connections(&fs::read_to_string(path).unwrap_or_default()))
+        .collect()
+}
+
+/// Those of the text of `/proc/net/tcp` that are established or half-closed (`net/tcp_states.h`): not what is being opened,
+/// which asks by itself, nor what is only remembered. A socket for both families has its IPv4 addresses mapped.
+fn connections(tcp: &str) -> Vec<(SocketAddr, SocketAddr)> {
+    let connection = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
+        matches!(state, "01" | "04" | "05" | "08" | "09" | "0B").then_some(())?;
+        Some((end(local)?, end(remote)?))
+    };
+    tcp.lines().skip(1).filter_map(connection).collect()
+}
+
+/// `ADDRESS:PORT`, the address in words of 32 bits as they lie in memory.
+fn end(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| Some(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    let ip: IpAddr = match address.len() {
+        8 => word(0)?.into(),
+        32 => {
+            let mut octets = [0; 16];
+            for (n, four) in octets.chunks_mut(4).enumerate() {
+                four.copy_from_slice(&word(n * 8)?);
+            }
+            IpAddr::from(octets).to_canonical()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
 }
 
 /// Counts FIN_WAIT1, LAST_ACK and CLOSING (`net/tcp_states.h`) in the text of `/proc/net/tcp`.
@@ -73,6 +115,31 @@ const RECEIVE_FIELDS: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_connections_are_read_in_both_families() {
+        let word = |octets: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(octets));
+        let (ours, peers) = (word([192, 168, 127, 2]), word([203, 0, 113, 9]));
+        let mapped = |v4: &str| [word([0; 4]), word([0; 4]), word([0, 0, 0xff, 0xff]), v4.to_owned()].concat();
+        let six = [word([0xfd, 0, 0, 1]), word([0; 4]), word([0; 4]), word([0, 0, 0, 2])].concat();
+        let line =
+            |local: &str, remote: &str, state: &str| format!("   0: {local}:9C40 {remote}:01BB {state} 00000000\n");
+        let head = "  sl  local_address rem_address   st\n";
+        let text = [
+            head.to_owned(),
+            line(&ours, &peers, "01"),
+            line(&ours, &peers, "0A"),
+            line(&ours, &peers, "06"),
+            line(&ours, &peers, "02"),
+            line(&mapped(&ours), &mapped(&peers), "08"),
+            line(&six, &six, "05"),
+            "   0: junk".to_owned(),
+        ]
+        .concat();
+        let four = (([192, 168, 127, 2], 40_000).into(), ([203, 0, 113, 9], 443).into());
+        let six = |port| SocketAddr::new("fd00:1::2".parse().unwrap(), port);
+        assert_eq!(connections(&text), [four, four, (six(40_000), six(443))]);
+    }
 
     #[test]
     fn transmit_drops_are_found_by_the_whole_name() {

@@ -31,6 +31,8 @@ crate::counters! {
         addresses_full: Counter "nitrotap_gateway_drops" { cause = "addresses_full" },
         /// Frames and packets dropped, by cause.
         hop_limit: Counter "nitrotap_gateway_drops" { cause = "hop_limit" },
+        /// Frames and packets dropped, by cause: for a guest whose link was lost, and that has not spoken since.
+        unheard: Counter "nitrotap_gateway_drops" { cause = "unheard" },
         /// Connections and sessions refused for want of room, by limit.
         refused_flows: Counter "nitrotap_gateway_refused" { limit = "flows" },
         /// Connections and sessions refused for want of room, by limit.
@@ -97,6 +99,12 @@ crate::counters! {
         duplicates: Counter "nitrotap_gateway_duplicate_addresses" {},
         /// Frames from one enclave to another, or to all, that rules do not let pass.
         between_denied: Counter "nitrotap_gateway_between_denied" {},
+        /// Questions to guests whether they have a TCP connection still whose link was lost.
+        tcp_probes: Counter "nitrotap_gateway_tcp_probes" {},
+        /// TCP connections that guests refused with an ICMP error.
+        tcp_rejected: Counter "nitrotap_gateway_tcp_rejected" {},
+        /// ICMP errors received from enclaves.
+        icmp_errors_in: Counter "nitrotap_gateway_icmp_errors_received" {},
     }
 }
 

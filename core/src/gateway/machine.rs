@@ -10,6 +10,7 @@
 
 mod between;
 mod datagrams;
+mod errors;
 mod flows;
 mod held;
 mod ipv6;
@@ -36,7 +37,7 @@ use super::{
     queue::LAST,
     session::{Kind, SessionKey, Sessions},
     switch::{Learning, Switch},
-    tcp::{Context, FlowKey, FlowStatus, Refused, Tcp, TcpConfig},
+    tcp::{Context, FlowKey, FlowStatus, Owners, Refused, Tcp, TcpConfig},
     tenant::{Origin, Tenants},
     wire::{self, ACK, ETHERNET, ICMP, Ip, RST, SYN, Segment, UDP, Unreachable},
 };
@@ -202,10 +203,14 @@ impl Gateway {
         Some(port)
     }
 
-    /// A link has ended. Its connections wait for another one, and its addresses for one of its tenant, for
-    /// [`Config::keep_address`] from the next call on that says what time it is.
+    /// A link has ended. Its connections wait until their guest proves itself on another one, and its addresses for one of
+    /// its tenant, for [`Config::keep_address`] from the next call on that says what time it is.
     pub fn detach(&mut self, port: PortId) {
         let Some(tenant) = self.ports.get(port).map(|port| port.tenant) else { return };
+        // Nobody else's pieces complete what it has begun.
+        if let Some(owner) = self.fragment_owner(port) {
+            self.reassembler.forget(owner);
+        }
         self.switch.detach(port, tenant);
         self.dhcp.detach(port.to_u64());
         self.neighbours.detach(port);

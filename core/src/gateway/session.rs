@@ -13,7 +13,7 @@ use super::{
     neighbour::Spoofed,
     output::{Output, Outputs, SessionId},
     port::{PortId, Ports},
-    tcp::{hash_pair, same},
+    tcp::{Owners, hash_pair, same},
     tenant::{Origin, Refusal, Tenants},
     timers::{EXPIRIES, Scheduled, Timers},
 };
@@ -149,13 +149,17 @@ impl Sessions {
         &mut self,
         now: Instant,
         ports: &Ports,
+        owners: Owners<'_>,
         key: &SessionKey,
         place: (PortId, [u8; 6]),
     ) -> Result<Option<SessionId>, Spoofed> {
         let Some((&id, session)) = self.by_key.get(key).and_then(|id| Some((id, self.sessions.get_mut(*id)?))) else {
             return Ok(None);
         };
-        if session.place.is_some_and(|(old, _)| !ports.may_take_over(old, place.0)) {
+        if let Some((old, mac)) = session.place
+            && old != place.0
+            && !owners.may_move(now, ports, (key.tenant, key.guest.0), (Some(old), mac), place)
+        {
             return Err(Spoofed);
         }
         session.spoke(now, Origin::Guest);

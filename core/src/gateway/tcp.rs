@@ -5,12 +5,16 @@
 //! Bounds: the configured number of connections, in all and per tenant; of those that are not yet open; of bytes in all
 //! buffers; [`time_wait::MAX`] remembered ones; the work of each call (`sending`).
 
+mod adrift;
 mod budget;
 pub(super) mod device;
 mod flow;
+mod initial;
 mod key;
 mod opening;
+mod rejected;
 mod sending;
+mod starts;
 mod stray;
 mod time_wait;
 
@@ -19,13 +23,14 @@ use super::{
     config::Allocate,
     counters::Counters,
     output::{Closed, FlowId, Output, Outputs, Target},
-    port::{PortId, Ports},
+    port::{ANONYMOUS, PortId, Ports},
     source_ports::{SourcePorts, SourcePortsConfig},
     tenant::{Origin, Refusal, Tenants},
     timers::{EXPIRIES, Scheduled, Timers},
     wire::{self, ACK, ETHERNET, RST, SYN, Segment, TCP, Unreachable},
 };
 use crate::time::Instant;
+use adrift::{Claim, Drift, Drifting};
 use budget::Budget;
 use core::{
     net::{IpAddr, SocketAddr},
@@ -35,9 +40,11 @@ use device::Emit;
 use flow::{Buffers, Flow, Progress, TURN};
 use foldhash::fast::FixedState;
 use smoltcp::socket::tcp::State;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use starts::Starts;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use time_wait::{Last, TimeWait};
 
+pub(super) use adrift::Owners;
 pub(super) use budget::SMALLEST;
 pub(super) use key::{FlowKey, hash_pair, same};
 pub use sending::FLUSH_WORK_LIMIT;
@@ -61,8 +68,12 @@ const OPENING: Duration = Duration::from_secs(30);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Longest life of a connection after the world has closed its half: peers that never close theirs would stay for ever.
 const LINGER: Duration = Duration::from_secs(3600);
-/// First and last port of connections that we open.
-const EPHEMERAL: (u16, u16) = (32_768, 60_999);
+/// Silence after which a guest is given up that was asked and does not answer, be it for a link that is being redialled.
+const SILENCE: Duration = Duration::from_secs(300);
+/// How often a SYN that meets an earlier connection of the guest is followed by another one with a higher number.
+const ATTEMPTS: u8 = 2;
+/// How late the earliest deadline is looked at if nobody was there to look: stopped, or its machine was.
+const ABSENCE: Duration = Duration::from_secs(1);
 
 /// What the rest of the gateway lends for one call.
 pub(super) struct Context<'a> {
@@ -101,10 +112,16 @@ struct Entry {
     not_before: Instant,
     /// When it is given up, whatever smoltcp says.
     deadline: Option<Instant>,
+    /// When the guest last said something.
+    heard: Instant,
     dirty: bool,
     /// The link on which it waits for room.
     blocked: Option<PortId>,
     notified: bool,
+    /// Its link is gone: what is known of that.
+    drift: Option<Drift>,
+    /// How often a SYN to the guest has met an earlier connection there.
+    attempts: u8,
 }
 
 /// What a driver may know of a connection.
@@ -133,11 +150,13 @@ pub(super) struct Tcp {
     dirty: VecDeque<Id>,
     /// When a flush last had to leave connections for the next one, if the last one did.
     left_over: Option<Instant>,
-    /// Connections whose link is gone, by whose they are and their guest: until it is heard of, what they send is lost.
-    adrift: BTreeSet<(u32, IpAddr, Id)>,
+    /// Connections whose link is gone, by whose they are and their guest.
+    adrift: BTreeMap<(u32, IpAddr), Drifting>,
+    starts: Starts,
+    /// When deadlines were last looked at.
+    looked: Instant,
     scratch: Box<[u8]>,
     rng: fastrand::Rng,
-    next_port: u16,
 }
 
 impl Tcp {
@@ -153,9 +172,10 @@ impl Tcp {
             source_ports: SourcePorts::new(config.source_ports),
             dirty: VecDeque::new(),
             left_over: None,
-            adrift: BTreeSet::new(),
+            adrift: BTreeMap::new(),
+            starts: Starts::new(&mut rng),
+            looked: Instant::ZERO,
             scratch: vec![0; device::LONGEST].into(),
-            next_port: rng.u16(EPHEMERAL.0..=EPHEMERAL.1),
             rng,
         }
     }
@@ -183,27 +203,44 @@ impl Tcp {
         now: Instant,
         ctx: &mut Context<'_>,
         (port, mac): (PortId, [u8; 6]),
-        (key, FlowId(id)): (&FlowKey, FlowId),
-        segment: &Segment,
-        packet: &[u8],
+        FlowId(id): FlowId,
+        owners: Owners<'_>,
+        (segment, packet): (&Segment, &[u8]),
     ) -> bool {
-        let Some(entry) = self.flows.get_mut(id) else { return true };
+        let Some(entry) = self.flows.get(id) else { return true };
         if entry.port != Some(port) {
-            if let Some(old) = entry.port
-                && !ctx.ports.may_take_over(old, port)
-            {
-                ctx.counters.spoofed += 1;
-                return true;
+            match self.claim(now, ctx.ports, owners, (port, mac), id, segment) {
+                Claim::Moved => {}
+                Claim::Forgotten => {
+                    self.give_way(ctx, id);
+                    return false;
+                }
+                Claim::Reset => {
+                    ctx.counters.tcp_resets_in += 1;
+                    self.remove(ctx, id, Closed::Reset);
+                    return true;
+                }
+                Claim::Nothing => {
+                    ctx.counters.spoofed += 1;
+                    return true;
+                }
             }
-            entry.port = Some(port);
-            self.adrift.remove(&(key.tenant, key.guest.0, id));
         }
+        let Some(entry) = self.flows.get_mut(id) else { return true };
         entry.mac = mac;
         let (opening, reset) = (!is_open(entry.state), segment.flags & RST != 0);
         match &mut entry.phase {
             // The guest asks again; it will be answered when the world has. Or it has given up.
             Phase::Held(_) if reset => self.remove(ctx, id, Closed::Reset),
             Phase::Held(_) | Phase::Resolving(_) => {}
+            Phase::Open(flow) if segment.flags & (SYN | RST) != 0 && flow.is_over() => {
+                if reset || segment.flags & ACK != 0 {
+                    // What came may still wait for the world; nothing cuts it short now (RFC 1337).
+                    return true;
+                }
+                self.give_way(ctx, id);
+                return false;
+            }
             Phase::Open(_) if segment.flags & (SYN | ACK | RST) == SYN && !opening => {
                 // The guest has forgotten the connection. Linux answers with a challenge, the peer with a reset, and the next
                 // SYN opens a new one (RFC 5961 section 4.2); here that is one step.
@@ -211,12 +248,16 @@ impl Tcp {
                 return false;
             }
             Phase::Open(flow) => {
+                entry.heard = now;
                 let place = Place { port: entry.port, mac };
                 ctx.counters.tcp_segments_in += 1;
+                let challenged = opening && flow.is_challenged(segment);
                 with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
                     flow.receive(now, packet, emit)
                 });
-                if reset && matches!(flow.socket().state(), State::Closed | State::Listen) {
+                if challenged && entry.attempts < ATTEMPTS {
+                    self.begin_again(now, id, segment.acknowledgement);
+                } else if reset && matches!(flow.socket().state(), State::Closed | State::Listen) {
                     ctx.counters.tcp_resets_in += 1;
                     self.remove(ctx, id, Closed::Reset);
                 } else {
@@ -369,7 +410,19 @@ impl Tcp {
         }
     }
 
+    /// The guest wants a new connection with the same addresses: the old one ends, or only what came by it waits for the
+    /// world a while longer.
+    fn give_way(&mut self, ctx: &mut Context<'_>, id: Id) {
+        match self.flows.get(id).map(|entry| (entry.key, &entry.phase)) {
+            Some((key, Phase::Open(flow))) if flow.is_over() => {
+                self.by_key.remove(&key);
+            }
+            Some(_) | None => self.remove(ctx, id, Closed::Reset),
+        }
+    }
+
     fn remove(&mut self, ctx: &mut Context<'_>, id: Id, how: Closed) {
+        self.forget_drift(id);
         let Some(mut entry) = self.flows.remove(id) else { return };
         self.timers.cancel(&mut entry.scheduled, id);
         if self.by_key.get(&entry.key) == Some(&id) {
@@ -378,7 +431,6 @@ impl Tcp {
         if let Some(port) = entry.blocked {
             ctx.ports.forget(port, id);
         }
-        self.adrift.remove(&(entry.key.tenant, entry.key.guest.0, id));
         if let Some(to) = entry.destination {
             self.source_ports.release(to, entry.key.tenant, entry.keeps_port);
         }
@@ -388,19 +440,6 @@ impl Tcp {
             Phase::Held(_) => {}
         }
         ctx.out.push_back(Output::Closed { flow: FlowId(id), how });
-    }
-
-    fn free_key(&mut self, tenant: u32, from: IpAddr, guest: (IpAddr, u16)) -> Option<FlowKey> {
-        let ports = EPHEMERAL.1 - EPHEMERAL.0;
-        for _ in 0..=ports {
-            let port = self.next_port;
-            self.next_port = if port >= EPHEMERAL.1 { EPHEMERAL.0 } else { port + 1 };
-            let key = FlowKey { tenant, guest, remote: (from, port) };
-            if !self.by_key.contains_key(&key) {
-                return Some(key);
-            }
-        }
-        None
     }
 
     /// Room for a packet to `guest` with a segment that has neither options nor payload.
@@ -437,9 +476,37 @@ impl Entry {
             scheduled: Scheduled::NEVER,
             not_before: Instant::ZERO,
             deadline: None,
+            heard: Instant::ZERO,
             dirty: false,
             blocked: None,
             notified: false,
+            drift: None,
+            attempts: 0,
+        }
+    }
+
+    /// Both sides have closed: what the guest sent may still wait for the world.
+    const fn is_over(&self) -> bool {
+        matches!(self.state, State::TimeWait | State::Closed)
+    }
+
+    /// When it is given up.
+    fn ends_at(&self) -> Option<Instant> {
+        let silent = match self.phase {
+            // Those that are not there yet, and those whose link is gone, have deadlines of their own; of a guest that has
+            // said all, nothing more is expected.
+            Phase::Open(_) if self.established && self.drift.is_none() && !self.is_over() => Some(self.heard + SILENCE),
+            Phase::Open(_) | Phase::Held(_) | Phase::Resolving(_) => None,
+        };
+        self.deadline.into_iter().chain(silent).chain(self.drift.and_then(|drift| drift.until)).min()
+    }
+
+    /// Nobody looked for this long.
+    fn forgive(&mut self, late: Duration) {
+        self.heard = self.heard + late;
+        self.deadline = self.deadline.map(|at| at + late);
+        if let Some(drift) = &mut self.drift {
+            drift.until = drift.until.map(|at| at + late);
         }
     }
 }
@@ -469,6 +536,7 @@ fn with_emit<R>(
         source,
         ethertype,
         mtu,
+        path: mtu,
         scratch,
         last: (0, 0),
         exhausted: false,

@@ -5,7 +5,9 @@
 mod error;
 mod ipv6;
 
-pub(super) use error::{Unreachable, quoted_destination, quoted_destination_v4, unreachable};
+pub(super) use error::{
+    Quoted, Unreachable, Verdict, quoted_destination, quoted_destination_v4, read as read_error, unreachable,
+};
 pub(super) use ipv6::{Chain, chain};
 
 use crate::offload::checksum;
@@ -365,6 +367,12 @@ pub(super) fn finish_tcp(packet: &mut [u8]) {
 pub(super) fn sequence_numbers(packet: &[u8]) -> (u32, u32) {
     let head = header_len(packet);
     (be32(packet, head + 4), be32(packet, head + 8))
+}
+
+/// Bytes of payload with which a packet with a TCP segment has `len` bytes.
+pub(super) fn payload_within(packet: &[u8], len: usize) -> usize {
+    let head = header_len(packet);
+    len.saturating_sub(head + usize::from(packet[head + 12] >> 4) * 4)
 }
 
 /// The TCP segment of a packet of either family.

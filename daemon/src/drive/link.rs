@@ -9,17 +9,25 @@ use crate::{
     endpoint::{Endpoint, dial_failure},
     errors::Error,
     logging::may_log,
+    procfs,
     sys::readiness,
 };
 use nitrotap_core::{
     counters::Shared,
     frame::{Decoder, PREFIX_LEN},
-    link::{DialFailure, Down, Failure, Link, LinkCounters, Output, State, Status},
-    tap::IngressCounters,
+    link::{DialFailure, Down, Failure, Link, LinkCounters, MacAddr, Output, State, Status},
+    tap::{IngressCounters, MAX_WOKEN, wake},
     time::Instant,
 };
 use rustix::io::Errno;
-use std::{future::Future, io, os::fd::OwnedFd, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    pin::Pin,
+    sync::Arc,
+};
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, watch},
@@ -39,6 +47,8 @@ pub(super) struct Driver {
     pub(super) conn: Conn,
     /// Streams get numbers, so that a late word about an old one is recognised.
     pub(super) number: u64,
+    /// The TAP's addresses, whose connections are woken when the link is up.
+    pub(super) tap: (MacAddr, IpAddr),
 }
 
 /// The connection as far as it has come.
@@ -195,9 +205,26 @@ impl Driver {
         let Conn::Handshake(handshake) = std::mem::replace(&mut self.conn, Conn::Attached) else { return };
         self.number += 1;
         let stream = Arc::new(handshake.stream.into_inner());
-        self.ingress.send(ingress::Order::Attach(Arc::clone(&stream), self.number, handshake.received));
-        self.egress.send(egress::Order::Attach(stream, self.number, self.link.gateway()));
-        seldom!(INFO, 0_u32, "link up", host = %self.endpoint, dials = self.link.counters().dials);
+        // First, as the kernel answers at once what it is asked.
+        self.egress.send(egress::Order::Attach(Arc::clone(&stream), self.number, self.link.gateway()));
+        let (mut received, woken) = self.wake();
+        received.extend(handshake.received);
+        self.ingress.send(ingress::Order::Attach(stream, self.number, received));
+        seldom!(INFO, 0_u32, "link up", host = %self.endpoint, dials = self.link.counters().dials, woken);
+    }
+
+    /// Frames that make the kernel ask the host about its connections, and their number.
+    fn wake(&self) -> (Vec<u8>, usize) {
+        let (mac, address) = self.tap;
+        let passes = |(ours, peers): &(SocketAddr, SocketAddr)| match ours.ip() {
+            IpAddr::V4(_) => ours.ip() == address && ours.ip() != peers.ip(),
+            // The kernel makes addresses of its own. What is not the TAP's is dropped there, or answered beside the link.
+            IpAddr::V6(ip) => !ip.is_loopback() && ours.ip() != peers.ip(),
+        };
+        let open: Vec<_> = procfs::open_tcp().into_iter().filter(passes).take(MAX_WOKEN).collect();
+        let seed = self.number ^ self.clock.now().as_nanos();
+        let Some(gateway) = self.link.gateway() else { return (Vec::new(), 0) };
+        (wake(open.iter().copied(), mac, gateway, seed), open.len())
     }
 
     fn close(&mut self) {

@@ -135,6 +135,7 @@ impl Tunnel {
             status,
             conn: Conn::None,
             number: 0,
+            tap: (interface.mac, interface.address.into()),
         };
         let threads = vec![
             spawn("egress", move || outbound.run()).map_err(|e| cannot("start a thread", &e))?,

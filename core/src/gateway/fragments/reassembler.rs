@@ -143,6 +143,12 @@ impl Reassembler {
         self.recount();
     }
 
+    /// Drops what a tenant has begun.
+    pub fn forget(&mut self, tenant: u32) {
+        self.datagrams.retain(|datagram| datagram.key.tenant != tenant);
+        self.recount();
+    }
+
     /// Takes an IPv4 packet, header first, of a tenant (whatever must not be mixed: one enclave, say). Gives the whole
     /// packet once nothing of it is missing: without fragmentation fields, with the right length and checksum. A packet
     /// that is no fragment is given as it is.

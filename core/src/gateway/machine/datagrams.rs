@@ -33,6 +33,11 @@ impl Gateway {
         let Some(found) = self.sessions.heard(now, session) else { return };
         let (key, place) = (found.key, found.place);
         let place = place.filter(|(port, _)| self.ports.get(*port).is_some());
+        // No number tells whether the next one with its address is still the guest that began it: it says so by speaking.
+        if place.is_none() && !self.is_gateway(key.remote.0) {
+            self.counters.unheard += 1;
+            return;
+        }
         let place = place.or_else(|| self.guest_of(session, &key));
         let Some(place) = place else {
             match self.neighbours.wait(now, key.guest.0, Waiter::Datagram(session, payload.to_vec())) {
@@ -67,14 +72,13 @@ impl Gateway {
         self.counters.datagrams_out += 1;
     }
 
-    /// Where the guest of a session is, if it is still, or only now, whose the session is. What the world begins is for
-    /// whoever has the guest's address; what a guest began is its tenant's.
+    /// Where the guest of a session is that the world began: it is for whoever has the guest's address.
     pub(super) fn guest_of(&mut self, session: SessionId, key: &SessionKey) -> Option<(PortId, [u8; 6])> {
         let found = self.neighbours.find(key.guest.0)?;
         let tenant = self.ports.get(found.port)?.tenant;
         let place = (found.port, found.mac);
-        let whose = tenant == key.tenant || self.is_gateway(key.remote.0);
-        (whose && self.sessions.resolved(&mut self.tenants, session, tenant, place)).then_some(place)
+        let worlds = self.is_gateway(key.remote.0);
+        (worlds && self.sessions.resolved(&mut self.tenants, session, tenant, place)).then_some(place)
     }
 
     /// The world refuses a session's datagrams.
@@ -165,7 +169,7 @@ impl Gateway {
             return Handled::Done;
         }
         if payload[..2] != [8, 0] {
-            self.counters.unsupported += 1;
+            self.counters.unsupported += u64::from(!self.handle_error(now, from, ip));
             return Handled::Done;
         }
         self.handle_echo(now, from, ip)
@@ -206,7 +210,8 @@ impl Gateway {
         proto: Proto,
         ip: &Ip<'_>,
     ) -> Option<(SessionId, SocketAddr)> {
-        let Ok(known) = self.sessions.find(now, &self.ports, &key, from) else {
+        let owners = Owners { switch: &self.switch, neighbours: &self.neighbours };
+        let Ok(known) = self.sessions.find(now, &self.ports, owners, &key, from) else {
             self.counters.spoofed += 1;
             return None;
         };

@@ -276,7 +276,7 @@ impl Gateway {
             return Handled::Done;
         }
         if payload[..2] != [128, 0] {
-            self.counters.unsupported += 1;
+            self.counters.unsupported += u64::from(!self.handle_error(now, from, ip));
             return Handled::Done;
         }
         self.handle_echo(now, from, ip)

@@ -314,10 +314,10 @@ impl Gateway {
             remote: (ip.destination, segment.destination_port),
         };
         let found = self.tcp.find(&key);
-        let Self { tcp, ports, tenants, out, counters, .. } = self;
+        let Self { tcp, ports, tenants, out, counters, switch, neighbours, .. } = self;
         let ctx = &mut Context { ports, tenants, out, counters };
         if let Some(flow) = found
-            && tcp.handle_segment(now, ctx, from, (&key, flow), &segment, ip.packet)
+            && tcp.handle_segment(now, ctx, from, flow, Owners { switch, neighbours }, (&segment, ip.packet))
         {
             return;
         }

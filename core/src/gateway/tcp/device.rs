@@ -18,8 +18,13 @@ use smoltcp::{
 pub(crate) const LONGEST: usize = 65_535;
 
 /// Room in the queue that the cutting of one long segment may take, with headers and prefixes: 65,495 bytes of payload
-/// in parts of an MSS of 536, each with 14 + 20 + 20 + 4 bytes of head. The one segment of IPv6 takes less.
-const BURST: usize = LONGEST + LONGEST.div_ceil(wire::DEFAULT_MSS) * (ETHERNET + IPV4 + wire::TCP + 4);
+/// in parts of an MSS of 536, of which timestamps take 12, each with 14 + 20 + 32 + 4 bytes of head. The one segment of IPv6
+/// takes less.
+const BURST: usize =
+    LONGEST + LONGEST.div_ceil(wire::DEFAULT_MSS - TIMESTAMPS) * (ETHERNET + IPV4 + wire::TCP + TIMESTAMPS + 4);
+
+/// Bytes of the option with timestamps, padded (RFC 7323 appendix A).
+pub(crate) const TIMESTAMPS: usize = 12;
 
 /// Where packets go, and what is written around them.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub(crate) struct Emit<'a> {
     /// What all packets are.
     pub(crate) ethertype: [u8; 2],
     pub(crate) mtu: usize,
+    /// Bytes of the longest packet that the way to the guest takes.
+    pub(crate) path: usize,
     /// Room for one long segment.
     pub(crate) scratch: &'a mut [u8],
     /// Sequence and acknowledgement number of the last segment sent.
@@ -54,10 +61,12 @@ impl Emit<'_> {
             self.last = wire::sequence_numbers(lost);
             return result;
         };
-        if let Some(mss) = meta.segmentation_offload_size {
+        let mss = meta.segmentation_offload_size;
+        if mss.is_some() || len > self.path {
             let result = fill(lost);
             self.last = wire::sequence_numbers(lost);
-            if let Ok(mut segmenter) = Segmenter::new(lost, mss.get().into()) {
+            let mss = mss.map_or(usize::MAX, |mss| mss.get().into()).min(wire::payload_within(lost, self.path));
+            if let Ok(mut segmenter) = Segmenter::new(lost, mss) {
                 while let Some(len) = segmenter.next_len() {
                     // `transmit` made sure that all fit; what did not would be lost and sent again.
                     let Some(slot) = queue.slot(ETHERNET + len) else { break };

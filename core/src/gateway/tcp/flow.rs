@@ -5,12 +5,16 @@
 //! and its set has one.
 
 use super::{
-    super::{config::Allocate, wire},
+    super::{
+        config::Allocate,
+        wire::{self, ACK, RST, SYN, Segment},
+    },
     State,
-    device::{Emit, Wire, capabilities},
+    device::{Emit, TIMESTAMPS, Wire, capabilities},
+    initial,
 };
 use crate::time::Instant;
-use core::{net::IpAddr, time::Duration};
+use core::{cell::Cell, net::IpAddr, time::Duration};
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
     phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken},
@@ -22,9 +26,6 @@ use smoltcp::{
 /// Silence after which the guest is asked whether it is still there (RFC 1122 section 4.2.3.6 says two hours at least by
 /// default; gvproxy never asks, and keeps what a vanished guest had).
 const KEEP_ALIVE: Duration = Duration::from_secs(120);
-
-/// Silence after which a guest that owes an answer is given up. It covers a link that is being redialled.
-const USER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Segments sent before other connections get their turn.
 pub(super) const TURN: usize = 4;
@@ -56,10 +57,16 @@ pub(crate) struct Flow {
     pub(crate) buffer: usize,
     /// The MTU it was made for, which small buffers make smaller.
     pub(crate) mtu: usize,
+    /// Bytes of the longest packet that the way to the guest takes, as far as it has complained.
+    path: usize,
     /// Bytes of payload that fit a packet.
     largest: usize,
     /// Sequence and acknowledgement number of the last segment sent.
     pub(crate) last: (u32, u32),
+    /// The sequence number behind all that was written for the guest.
+    edge: u32,
+    /// What is added to the time in timestamps.
+    stamp: u32,
     first: FirstSegment,
     /// A probe of the guest's closed window may still be due, though nothing is left to send: what the guest acknowledged.
     probing: Option<u32>,
@@ -97,6 +104,24 @@ enum FirstSegment {
     Answered,
 }
 
+/// With which numbers a connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// Our initial sequence number.
+    pub(crate) number: u32,
+    /// What is added to the time in timestamps (RFC 7323); `None` for none.
+    pub(crate) stamp: Option<u32>,
+}
+
+thread_local! {
+    /// The timestamp of segments that are being made: smoltcp asks for it by a function that knows nothing else.
+    static STAMP: Cell<u32> = const { Cell::new(0) };
+}
+
+fn stamp() -> u32 {
+    STAMP.get()
+}
+
 /// Tells smoltcp the capabilities; nothing is sent through it.
 struct Blueprint(usize);
 
@@ -106,12 +131,12 @@ impl Flow {
         local: IpAddr,
         Buffers { size: buffer, receive, send }: Buffers,
         mtu: usize,
-        seed: u64,
+        start: Start,
     ) -> Self {
         // A window of less than some segments makes senders wait for acknowledgements that wait for them.
         let mtu = mtu.min((buffer / 4).max(1500));
         let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
+        config.random_seed = initial::seed(start.number);
         let mut iface = Interface::new(config, &mut Blueprint(mtu), smol(now));
         iface.update_ip_addrs(|addrs| {
             let pushed = addrs.push(IpCidr::new(local.into(), if local.is_ipv4() { 32 } else { 128 }));
@@ -129,8 +154,10 @@ impl Flow {
         socket.set_nagle_enabled(false);
         // Acknowledgements are sent once per batch of frames, which is as late as they should be.
         socket.set_ack_delay(None);
-        socket.set_timeout(Some(smol_duration(USER_TIMEOUT)));
         socket.set_keep_alive(Some(smol_duration(KEEP_ALIVE)));
+        // Linux takes the ports of connections that it closed first a second later and not a minute, if these had timestamps
+        // (`net.ipv4.tcp_tw_reuse`). Without them in the guest's SYN smoltcp sends none.
+        socket.set_tsval_generator(start.stamp.map(|_| stamp as fn() -> u32));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         let largest = mtu - wire::head(local) - wire::TCP;
@@ -140,17 +167,20 @@ impl Flow {
             handle,
             buffer,
             mtu,
+            path: mtu,
             largest,
             last: (0, 0),
+            edge: start.number.wrapping_add(1),
+            stamp: start.stamp.unwrap_or_default(),
             first: FirstSegment::Answered,
             probing: None,
             repeats: 0,
         }
     }
 
-    /// A connection that a guest's SYN is about to open.
-    pub(crate) fn listen(now: Instant, local: (IpAddr, u16), buffers: Buffers, mtu: usize, seed: u64) -> Self {
-        let mut flow = Self::new(now, local.0, buffers, mtu, seed);
+    /// A connection that a guest's SYN is about to open, from these numbers on.
+    pub(crate) fn listen(now: Instant, local: (IpAddr, u16), buffers: Buffers, mtu: usize, start: Start) -> Self {
+        let mut flow = Self::new(now, local.0, buffers, mtu, start);
         let endpoint = IpListenEndpoint { addr: Some(local.0.into()), port: local.1 };
         let listening = flow.socket_mut().listen(endpoint);
         debug_assert!(listening.is_ok(), "a new socket on a port other than 0 can listen");
@@ -164,9 +194,9 @@ impl Flow {
         guest: (IpAddr, u16),
         buffers: Buffers,
         mtu: usize,
-        seed: u64,
+        start: Start,
     ) -> Self {
-        let mut flow = Self::new(now, local.0, buffers, mtu, seed);
+        let mut flow = Self::new(now, local.0, buffers, mtu, start);
         let socket = flow.sockets.get_mut::<tcp::Socket<'_>>(flow.handle);
         let connecting = socket.connect(flow.iface.context(), guest, local);
         debug_assert!(connecting.is_ok(), "a new socket with addresses and ports can connect");
@@ -185,7 +215,13 @@ impl Flow {
     /// Takes a packet of this connection in. What it causes is sent with [`Flow::send`].
     pub(crate) fn receive(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
         emit.last = self.last;
+        emit.path = self.path;
+        self.set_stamp(now);
         let before = self.socket().state();
+        if matches!(before, State::Listen | State::SynSent) {
+            // What the guest's SYN makes the next one, should its link be gone before that is acknowledged.
+            emit.last.1 = wire::sequence_numbers(packet).0.wrapping_add(1);
+        }
         self.iface.poll_ingress_single(smol(now), &mut Wire { rx: Some(packet), emit }, &mut self.sockets);
         self.last = emit.last;
         if self.first != FirstSegment::Answered {
@@ -219,7 +255,7 @@ impl Flow {
         let mut packet = [0; wire::IPV6 + wire::TCP];
         let packet = &mut packet[..wire::head(local.addr.into()) + wire::TCP];
         let (guest, to) = ((remote.addr.into(), remote.port), (local.addr.into(), local.port));
-        wire::bare_segment(packet, guest, to, emit.last.1, acknowledgement, wire::ACK, 1);
+        wire::bare_segment(packet, guest, to, emit.last.1, acknowledgement, ACK, 1);
         self.iface.poll_ingress_single(smol(now), &mut Wire { rx: Some(packet), emit }, &mut self.sockets);
     }
 
@@ -228,12 +264,81 @@ impl Flow {
         let spoke = socket.recv_queue() > 0 || !matches!(socket.state(), State::SynSent | State::Established);
         self.first = match self.first {
             FirstSegment::ToSend(_) if before == State::SynSent => {
-                FirstSegment::ToSend(wire::maximum_segment(packet).min(self.largest))
+                let options = if socket.timestamp_enabled() { TIMESTAMPS } else { 0 };
+                FirstSegment::ToSend(wire::maximum_segment(packet).min(self.largest).saturating_sub(options).max(1))
             }
             FirstSegment::Sent(_) if socket.send_queue() == 0 => FirstSegment::Answered,
             FirstSegment::ToSend(_) | FirstSegment::Sent(_) if spoke => FirstSegment::Answered,
             same @ (FirstSegment::ToSend(_) | FirstSegment::Sent(_) | FirstSegment::Answered) => same,
         };
+    }
+
+    /// The sequence number behind all that was written for the guest.
+    pub(crate) const fn edge(&self) -> u32 {
+        self.edge
+    }
+
+    /// The sequence number that the guest sends next, as far as it was told.
+    pub(crate) const fn expected(&self) -> u32 {
+        self.last.1
+    }
+
+    /// Whether both sides have closed, and each knows it of the other.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.socket().state(), State::Closed | State::TimeWait)
+    }
+
+    /// Whether nobody but this connection's guest can have sent a segment: its numbers fit, of which there are 2^64.
+    pub(crate) fn proves(&self, segment: &Segment) -> bool {
+        let socket = self.socket();
+        let flags = segment.flags & (SYN | ACK | RST);
+        match socket.state() {
+            State::SynSent => flags == SYN | ACK && segment.acknowledgement == self.edge,
+            State::SynReceived if flags == SYN => segment.sequence.wrapping_add(1) == self.expected(),
+            State::Closed
+            | State::Listen
+            | State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => {
+                // What waits to be sent is taken for sent, which smoltcp does too; behind it there may be a FIN.
+                let unacknowledged = socket.send_queue() as u32;
+                let oldest = self.edge.wrapping_sub(unacknowledged);
+                // What was acknowledged into a link that was lost comes again.
+                let window = socket.recv_capacity() as u32;
+                flags == ACK
+                    && segment.acknowledgement.wrapping_sub(oldest) <= unacknowledged + 1
+                    && segment.sequence.wrapping_sub(self.expected().wrapping_sub(window)) <= 2 * window
+            }
+        }
+    }
+
+    /// Timestamps count milliseconds (RFC 7323 section 5.4: between one and a thousand of them).
+    fn set_stamp(&self, now: Instant) {
+        STAMP.set(self.stamp.wrapping_add((now.as_nanos() / 1_000_000) as u32));
+    }
+
+    /// Whether a segment that should answer our SYN acknowledges something else: there is an earlier connection.
+    pub(crate) fn is_challenged(&self, segment: &Segment) -> bool {
+        segment.flags & (SYN | ACK | RST) == ACK
+            && self.socket().state() == State::SynSent
+            && segment.acknowledgement != self.edge
+    }
+
+    /// Whether a segment with this number waits for its acknowledgement, or may.
+    pub(crate) fn is_under_way(&self, sequence: u32) -> bool {
+        let unacknowledged = self.socket().send_queue() as u32;
+        // The SYN before the first byte, or the FIN behind the last one.
+        sequence.wrapping_sub(self.edge.wrapping_sub(unacknowledged).wrapping_sub(1)) <= unacknowledged + 1
+    }
+
+    /// The way to the guest takes packets of no more than this. What is sent again is shorter.
+    pub(crate) fn shorten(&mut self, mtu: usize) {
+        self.path = self.path.min(mtu);
     }
 
     /// Bytes that may be written now.
@@ -256,6 +361,7 @@ impl Flow {
             given = give(&mut room[..most]).min(most);
             (given, ())
         });
+        self.edge = self.edge.wrapping_add(given as u32);
         if let (FirstSegment::ToSend(most) | FirstSegment::Sent(most), 1..) = (self.first, given) {
             self.first = FirstSegment::Sent(most - given);
         }
@@ -265,6 +371,8 @@ impl Flow {
     /// Sends what there is to send, [`TURN`] segments at most.
     pub(crate) fn send(&mut self, now: Instant, emit: &mut Emit<'_>) -> Progress {
         emit.last = self.last;
+        emit.path = self.path;
+        self.set_stamp(now);
         emit.exhausted = false;
         let mut progress = Progress::More;
         for _ in 0..TURN {
@@ -402,7 +510,7 @@ mod tests {
     fn probing(emit: &mut Emit<'_>) -> Flow {
         let (guest, local) = (([192, 168, 127, 2].into(), 1000), ([203, 0, 113, 9].into(), 80));
         let buffers = Buffers::new(|len| Some(vec![0; len]), 16_384).unwrap();
-        let mut flow = Flow::listen(Instant::ZERO, local, buffers, 1500, 1);
+        let mut flow = Flow::listen(Instant::ZERO, local, buffers, 1500, Start { number: 1, stamp: None });
         let mut say = |flow: &mut Flow, sequence, acknowledgement, flags| {
             let mut packet = [0; wire::IPV4 + wire::TCP];
             wire::bare_segment(&mut packet, guest, local, sequence, acknowledgement, flags, 0);
@@ -410,15 +518,15 @@ mod tests {
             flow.send(Instant::ZERO, emit);
             emit.last.0
         };
-        let ours = say(&mut flow, 1, 0, wire::SYN);
-        say(&mut flow, 2, ours.wrapping_add(1), wire::ACK);
+        let ours = say(&mut flow, 1, 0, SYN);
+        say(&mut flow, 2, ours.wrapping_add(1), ACK);
         assert_eq!(flow.write(|_| 10), 10);
         flow.socket_mut().close();
-        say(&mut flow, 2, ours.wrapping_add(1), wire::ACK);
+        say(&mut flow, 2, ours.wrapping_add(1), ACK);
         let (data, end) = (10, 1);
         let mut packet = [0; wire::IPV4 + wire::TCP];
         let all = ours.wrapping_add(1 + data + end);
-        wire::bare_segment(&mut packet, guest, local, 2, all, wire::ACK, 0);
+        wire::bare_segment(&mut packet, guest, local, 2, all, ACK, 0);
         flow.receive(Instant::ZERO, &packet, emit);
         assert_eq!(flow.socket().state(), State::FinWait2);
         flow
@@ -431,6 +539,7 @@ mod tests {
             source: [3; 6],
             ethertype: wire::ETHERTYPE_IPV4,
             mtu: 1500,
+            path: 1500,
             scratch,
             last: (0, 0),
             exhausted: false,
@@ -463,5 +572,27 @@ mod tests {
         let late = Instant::from_millis(100_000);
         let sent = [(); 3].map(|()| flow.send(late, &mut emit));
         assert_eq!(sent, [Progress::More, Progress::More, Progress::Stuck]);
+    }
+
+    /// smoltcp draws our initial number itself; here is seen whether it draws the one that it should.
+    #[test]
+    fn a_connection_begins_with_the_number_that_it_is_given() {
+        let mut scratch = vec![0; super::super::device::LONGEST];
+        let (here, there) = (([192, 168, 127, 1].into(), 20_000), ([192, 168, 127, 2].into(), 80));
+        for number in [0, 1, 0x1234_5678, 0x8000_0000, u32::MAX] {
+            let start = Start { number, stamp: None };
+            let buffers = || Buffers::new(|len| Some(vec![0; len]), 4096).unwrap();
+            let mut emit = nowhere(&mut scratch);
+            let mut active = Flow::connect(Instant::ZERO, here, there, buffers(), 1500, start);
+            active.send(Instant::ZERO, &mut emit);
+            assert_eq!((active.last.0, active.edge()), (number, number.wrapping_add(1)));
+            let mut syn = [0; 40];
+            wire::bare_segment(&mut syn, there, here, 77, 0, SYN, 1000);
+            let mut passive = Flow::listen(Instant::ZERO, here, buffers(), 1500, start);
+            passive.receive(Instant::ZERO, &syn, &mut emit);
+            assert_eq!(passive.expected(), 78, "known before it is acknowledged");
+            passive.send(Instant::ZERO, &mut emit);
+            assert_eq!((passive.last, passive.edge()), ((number, 78), number.wrapping_add(1)));
+        }
     }
 }

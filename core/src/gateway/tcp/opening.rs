@@ -19,11 +19,11 @@ impl Tcp {
         if let Err(refusal) = ctx.tenants.open(now, key.tenant, Origin::Guest) {
             return ctx.counters.refuse(refusal);
         }
-        self.time_wait.remove(&key);
         let id = self.insert(Entry {
             port: Some(port),
             mac,
             half_open: true,
+            heard: now,
             deadline: Some(now + OPENING),
             ..Entry::new(key, Phase::Held(wire::without_payload(packet)))
         });
@@ -54,7 +54,7 @@ impl Tcp {
             ctx.counters.refuse(Refusal::Flows);
             return None;
         }
-        let key = self.free_key(tenant, from, guest)?;
+        let key = self.free_key(now, tenant, from, guest)?;
         let Some(buffer) = self.budget.take() else {
             ctx.counters.refuse(Refusal::Memory);
             return None;
@@ -71,13 +71,15 @@ impl Tcp {
             ctx.counters.refuse(Refusal::Memory);
             return None;
         };
-        let flow = Box::new(Flow::connect(now, key.remote, guest, buffers, self.config.mtu, self.rng.u64(..)));
+        let start = self.begin(now, &key);
+        let flow = Box::new(Flow::connect(now, key.remote, guest, buffers, self.config.mtu, start));
         let (port, mac) = place.map_or((None, [0; 6]), |(port, mac)| (Some(port), mac));
         let phase = if place.is_some() { Phase::Open(flow) } else { Phase::Resolving(flow) };
         let entry = Entry {
             port,
             mac,
             half_open: true,
+            heard: now,
             origin: Origin::World,
             deadline: Some(now + HANDSHAKE),
             ..Entry::new(key, phase)
@@ -119,30 +121,6 @@ impl Tcp {
         self.mark(id);
     }
 
-    /// A link is gone. The connections on it go on where their guest is next heard of.
-    pub(in super::super) fn detach(&mut self, port: PortId) {
-        for (id, entry) in self.flows.iter_mut().filter(|(_, entry)| entry.port == Some(port)) {
-            entry.port = None;
-            self.adrift.insert((entry.key.tenant, entry.key.guest.0, id));
-            if !entry.dirty {
-                entry.dirty = true;
-                self.dirty.push_back(id);
-            }
-        }
-    }
-
-    /// A guest is heard of: its connections that have lost their link have a new one.
-    pub(in super::super) fn moved(&mut self, tenant: u32, guest: IpAddr, (port, mac): (PortId, [u8; 6])) {
-        while let Some(&found) = self.adrift.range((tenant, guest, Id::FIRST)..=(tenant, guest, Id::LAST)).next() {
-            self.adrift.remove(&found);
-            if let Some(entry) = self.flows.get_mut(found.2) {
-                entry.port = Some(port);
-                entry.mac = mac;
-            }
-            self.mark(found.2);
-        }
-    }
-
     /// The world has answered: so may we.
     pub(in super::super) fn admit(&mut self, now: Instant, ctx: &mut Context<'_>, FlowId(id): FlowId) {
         let Some(entry) = self.flows.get_mut(id) else { return };
@@ -157,7 +135,10 @@ impl Tcp {
             return self.refuse(ctx, FlowId(id), Refused::Reset);
         };
         let packet = std::mem::take(packet);
-        let mut flow = Box::new(Flow::listen(now, entry.key.remote, buffers, self.config.mtu, self.rng.u64(..)));
+        let key = entry.key;
+        let start = self.begin(now, &key);
+        let Some(entry) = self.flows.get_mut(id) else { return };
+        let mut flow = Box::new(Flow::listen(now, key.remote, buffers, self.config.mtu, start));
         let place = Place { port: entry.port, mac: entry.mac };
         with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
             flow.receive(now, &packet, emit)

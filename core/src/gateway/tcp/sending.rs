@@ -19,6 +19,7 @@ impl Tcp {
     /// Sends what the inputs since the last call have made due, up to its share of work: [`Tcp::poll_timeout`] says so if
     /// more is.
     pub(in super::super) fn flush(&mut self, now: Instant, ctx: &mut Context<'_>) {
+        self.forgive(now);
         let mut work = 0;
         while work < FLUSH_WORK
             && let Some(id) = self.dirty.pop_front()
@@ -27,6 +28,15 @@ impl Tcp {
             let Some(entry) = self.flows.get_mut(id) else { continue };
             entry.dirty = false;
             let Phase::Open(flow) = &mut entry.phase else { continue };
+            if entry.drift.is_some() {
+                self.drift(now, ctx, id);
+                continue;
+            }
+            if entry.established && matches!(entry.state, State::TimeWait | State::Closed) {
+                // smoltcp forgets all when its TIME-WAIT is over, also what the world has yet to take.
+                self.settle(now, ctx, id, true);
+                continue;
+            }
             let place = Place { port: entry.port, mac: entry.mac };
             let progress =
                 with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
@@ -60,6 +70,17 @@ impl Tcp {
         self.time_wait.expire(now);
     }
 
+    /// After an absence: what would have ended meanwhile has as long to go as when it began, since nobody was asked or heard.
+    fn forgive(&mut self, now: Instant) {
+        let looked = std::mem::replace(&mut self.looked, now);
+        let late = self.timers.next().map_or(Duration::ZERO, |due| now.since(due.max(looked)));
+        if late > ABSENCE {
+            for (_, entry) in self.flows.iter_mut() {
+                entry.forgive(late);
+            }
+        }
+    }
+
     /// Connections that waited for room on a link may go on; those that have moved to another one wait there.
     pub(in super::super) fn unblock(&mut self, port: PortId, ids: Vec<Id>) {
         for id in ids {
@@ -71,12 +92,13 @@ impl Tcp {
     }
 
     pub(in super::super) fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<'_>) {
+        self.forgive(now);
         for _ in 0..EXPIRIES {
             let Some(id) = self.timers.expired(now) else { break };
             let Some(entry) = self.flows.get_mut(id) else { continue };
             entry.scheduled = Scheduled::default();
             entry.not_before = now + TICK;
-            if entry.deadline.is_some_and(|at| at <= now) {
+            if entry.ends_at().is_some_and(|at| at <= now) {
                 ctx.counters.tcp_timeouts += 1;
                 match entry.phase {
                     Phase::Held(_) => self.refuse(ctx, FlowId(id), Refused::Unreachable(Unreachable::Host)),
@@ -142,10 +164,17 @@ impl Tcp {
     pub(super) fn reschedule(&mut self, now: Instant, id: Id) {
         let Some(entry) = self.flows.get_mut(id) else { return };
         let at = match &mut entry.phase {
-            Phase::Open(flow) if entry.port.is_none() || entry.blocked != entry.port => flow.poll_at(now),
+            Phase::Open(flow)
+                if entry.port.is_some()
+                    && entry.blocked != entry.port
+                    && !matches!(entry.state, State::TimeWait | State::Closed) =>
+            {
+                flow.poll_at(now)
+            }
             Phase::Open(_) | Phase::Held(_) | Phase::Resolving(_) => None,
         };
-        if let Some(at) = at.into_iter().chain(entry.deadline).min() {
+        let asked = entry.drift.and_then(|drift| drift.poll_timeout());
+        if let Some(at) = at.into_iter().chain(entry.ends_at()).chain(asked).min() {
             self.timers.schedule(&mut entry.scheduled, id, at.max(entry.not_before));
         }
     }

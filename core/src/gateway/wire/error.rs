@@ -1,7 +1,7 @@
 //! ICMP and ICMPv6 errors about packets that lead nowhere.
 
-use super::{ICMP, IPV4, IPV6, address_v4, address_v6, header_len, icmp};
-use core::net::{Ipv4Addr, Ipv6Addr};
+use super::{ICMP, IPV4, IPV6, Ip, PROTO_FRAGMENT, address_v4, address_v6, be16, be32, header_len, icmp};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Bytes of an ICMPv6 error at most, its IPv6 header included (RFC 4443 section 2.4).
 const MIN_MTU_V6: usize = 1280;
@@ -50,6 +50,70 @@ pub(in super::super) fn unreachable(packet: &[u8], why: Unreachable) -> Vec<u8> 
     let mut message = message(kind, code, mtu, &packet[..packet.len().min(header_len(packet) + 8)]);
     icmp(&mut message);
     message
+}
+
+/// What an error that was received says about the packet that it quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Verdict {
+    /// It will not be taken there (RFC 1122 section 4.2.3.9 calls most of these hard errors, and RFC 5461 what comes of the
+    /// others for a SYN).
+    Refused,
+    /// It is longer than the way takes, which is this.
+    TooLong(u16),
+    /// Nothing that a sender acts upon.
+    Passing,
+}
+
+/// The packet that an error quotes, as far as it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Quoted {
+    pub(in super::super) source: (IpAddr, u16),
+    pub(in super::super) destination: (IpAddr, u16),
+    pub(in super::super) protocol: u8,
+    /// Bytes of the whole packet, as its header says.
+    pub(in super::super) len: u32,
+    /// The sequence number, of TCP.
+    pub(in super::super) sequence: u32,
+}
+
+/// What an ICMP or ICMPv6 error says (RFC 792, RFC 1191, RFC 1812 section 5.2.7; RFC 4443 section 3), about a packet of TCP or
+/// UDP. `None` if it is no error, or does not say about which packet.
+pub(in super::super) fn read(ip: &Ip<'_>) -> Option<(Verdict, Quoted)> {
+    let message = ip.payload;
+    let quoted = message.get(ICMP..)?;
+    let verdict = match (ip.source, message[0], message[1]) {
+        (IpAddr::V4(_), 3, 4) => Verdict::TooLong(be16(message, 6)),
+        (IpAddr::V4(_), 3, _) | (IpAddr::V6(_), 1, _) => Verdict::Refused,
+        (IpAddr::V6(_), 2, _) => Verdict::TooLong(u16::try_from(be32(message, 4)).unwrap_or(u16::MAX)),
+        (IpAddr::V4(_), 4 | 11 | 12, _) | (IpAddr::V6(_), 3 | 4, _) => Verdict::Passing,
+        _ => return None,
+    };
+    let (source, destination, protocol, len, head): (IpAddr, IpAddr, _, _, _) = match (ip.source, quoted.first()? >> 4)
+    {
+        (IpAddr::V4(_), 4) if quoted.len() >= IPV4 => {
+            let first = be16(quoted, 6) & 0x1fff == 0;
+            let head = header_len(quoted);
+            if !first || head < IPV4 {
+                return None;
+            }
+            (address_v4(quoted, 12).into(), address_v4(quoted, 16).into(), quoted[9], be16(quoted, 2).into(), head)
+        }
+        (IpAddr::V6(_), 6) if quoted.len() >= IPV6 => {
+            let len = u32::from(be16(quoted, 4)) + IPV6 as u32;
+            let (head, protocol) = match (quoted[6], quoted.get(IPV6..IPV6 + 8)) {
+                // The first fragment of a datagram; what the gateway sends has no other extensions.
+                (PROTO_FRAGMENT, Some(fragment)) if be16(fragment, 2) & !7 == 0 => (IPV6 + 8, fragment[0]),
+                (PROTO_FRAGMENT, _) => return None,
+                (protocol, _) => (IPV6, protocol),
+            };
+            (address_v6(quoted, 8).into(), address_v6(quoted, 24).into(), protocol, len, head)
+        }
+        _ => return None,
+    };
+    let payload = quoted.get(head..head + 8)?;
+    let (from, to, sequence) = (be16(payload, 0), be16(payload, 2), be32(payload, 4));
+    let (source, destination) = ((source, from), (destination, to));
+    Some((verdict, Quoted { source, destination, protocol, len, sequence }))
 }
 
 /// To whom the packet went that an ICMPv6 error quotes; `None` if that is not all there.
