@@ -3,6 +3,7 @@
 //! Clients print one line of `key=value` words on standard output and exit with 0, or one line on standard error and
 //! exit with 1. Servers print `listening on ADDR` once they do, so a port of 0 is as good as a fixed one.
 
+pub mod churn;
 pub mod dns;
 pub mod dns_server;
 pub mod half_close;

@@ -11,6 +11,11 @@ pub(crate) struct Id {
 }
 
 impl Id {
+    /// No number is before it.
+    pub(crate) const FIRST: Self = Self { index: 0, generation: 0 };
+    /// No number is behind it.
+    pub(crate) const LAST: Self = Self { index: u32::MAX, generation: u32::MAX };
+
     /// One number for both, for the driver's own tables.
     pub(crate) const fn to_u64(self) -> u64 {
         (self.generation as u64) << 32 | self.index as u64

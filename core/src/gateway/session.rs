@@ -337,6 +337,7 @@ impl Sessions {
 mod tests {
     use super::super::tenant::TenantLimits;
     use super::*;
+    use crate::gateway::{neighbour::Neighbours, switch::Switch};
 
     fn world(max: usize, per_tenant: usize) -> (Sessions, Tenants, Outputs) {
         let limits = TenantLimits { flows: 1, half_open: 1, sessions: per_tenant, rate: None };
@@ -397,6 +398,7 @@ mod tests {
     fn strangers_end_neither_what_a_guest_began_nor_what_it_takes_part_in() {
         let (mut sessions, mut tenants, mut out) = world(1000, 64);
         let (mut ports, guest) = (Ports::default(), key(1, 1, 1));
+        let (switch, neighbours) = (Switch::new([9; 6], 1), Neighbours::default());
         let place = (ports.attach(1, None).unwrap(), [2; 6]);
         let at = Instant::from_millis;
         let own: Vec<_> = (1..=16)
@@ -409,7 +411,10 @@ mod tests {
         let lure = key(1, 1, 2);
         let once = sessions.open(at(0), &mut tenants, &mut out, lure, Origin::World, to(), Some(place)).unwrap();
         for (key, session, again) in [(guest, client, true), (lure, once, false)] {
-            assert_eq!(sessions.find(at(1), &ports, &key, place), Ok(Some(session)));
+            assert_eq!(
+                sessions.find(at(1), &ports, Owners { switch: &switch, neighbours: &neighbours }, &key, place),
+                Ok(Some(session))
+            );
             if again {
                 sessions.heard(at(2), session).unwrap();
             }
@@ -435,12 +440,13 @@ mod tests {
     fn a_stranger_waits_where_all_others_are_in_use() {
         let (mut sessions, mut tenants, mut out) = world(1000, 4);
         let mut ports = Ports::default();
+        let (switch, neighbours) = (Switch::new([9; 6], 1), Neighbours::default());
         let place = (ports.attach(1, None).unwrap(), [2; 6]);
         let at = Instant::from_millis;
         for n in 1..=3 {
             let key = key(1, 1, n);
             let id = sessions.open(at(0), &mut tenants, &mut out, key, Origin::World, to(), Some(place)).unwrap();
-            sessions.find(at(1), &ports, &key, place).unwrap();
+            sessions.find(at(1), &ports, Owners { switch: &switch, neighbours: &neighbours }, &key, place).unwrap();
             sessions.heard(at(2), id).unwrap();
         }
         let mut open = |at, n| sessions.open(at, &mut tenants, &mut out, key(1, 1, n), Origin::World, to(), None);

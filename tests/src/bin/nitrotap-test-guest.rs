@@ -1,6 +1,6 @@
 //! App and client of the end-to-end tests: one subcommand per part, see [`nitrotap_tests::guest`].
 
-use nitrotap_tests::guest::{dns, dns_server, half_close, http_client, http_server, ping, process, tcp, udp};
+use nitrotap_tests::guest::{churn, dns, dns_server, half_close, http_client, http_server, ping, process, tcp, udp};
 use std::{
     env,
     io::{self, Write as _},
@@ -21,6 +21,7 @@ usage: nitrotap-test-guest COMMAND ARGS...
   udp-flood ADDR SIZE                    ping IP SIZE COUNT
   udp-strangers ADDR                     tcp-strangers ADDR
   dns-server ADDR                        dns-a NAME SERVER_ADDR
+  churn-server ADDR                      churn ADDR CONNECTIONS server|client
   exit CODE                              crash
   spawn-orphans COUNT                    print-env
 ADDR is IP:PORT; servers take port 0 and print \"listening on ADDR\".";
@@ -64,6 +65,11 @@ fn run(args: &[String]) -> io::Result<ExitCode> {
         ["udp-strangers", addr] => udp::strangers(parse(addr)?),
         ["tcp-strangers", addr] => tcp::strangers(parse(addr)?),
         ["ping", ip, size, count] => ping::ping(parse(ip)?, parse(size)?, parse(count)?),
+        ["churn-server", addr] => churn::serve(parse(addr)?),
+        // Who closes first.
+        ["churn", addr, connections, who @ ("server" | "client")] => {
+            churn::run(parse(addr)?, parse(connections)?, who == "client")
+        }
         ["exit", code] => return Ok(ExitCode::from(parse::<u8>(code)?)),
         ["crash"] => process::crash(),
         ["spawn-orphans", count] => process::spawn_orphans(parse(count)?),
