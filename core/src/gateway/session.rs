@@ -338,6 +338,7 @@ mod tests {
     use super::super::tenant::TenantLimits;
     use super::*;
     use crate::gateway::{neighbour::Neighbours, switch::Switch};
+    use std::collections::BTreeMap;
 
     fn world(max: usize, per_tenant: usize) -> (Sessions, Tenants, Outputs) {
         let limits = TenantLimits { flows: 1, half_open: 1, sessions: per_tenant, rate: None };
@@ -398,7 +399,7 @@ mod tests {
     fn strangers_end_neither_what_a_guest_began_nor_what_it_takes_part_in() {
         let (mut sessions, mut tenants, mut out) = world(1000, 64);
         let (mut ports, guest) = (Ports::default(), key(1, 1, 1));
-        let (switch, neighbours) = (Switch::new([9; 6], 1), Neighbours::default());
+        let (switch, neighbours) = (Switch::new([9; 6], 1, QUIET, BTreeMap::new()), Neighbours::new(9, QUIET));
         let place = (ports.attach(1, None).unwrap(), [2; 6]);
         let at = Instant::from_millis;
         let own: Vec<_> = (1..=16)
@@ -440,7 +441,7 @@ mod tests {
     fn a_stranger_waits_where_all_others_are_in_use() {
         let (mut sessions, mut tenants, mut out) = world(1000, 4);
         let mut ports = Ports::default();
-        let (switch, neighbours) = (Switch::new([9; 6], 1), Neighbours::default());
+        let (switch, neighbours) = (Switch::new([9; 6], 1, QUIET, BTreeMap::new()), Neighbours::new(9, QUIET));
         let place = (ports.attach(1, None).unwrap(), [2; 6]);
         let at = Instant::from_millis;
         for n in 1..=3 {
