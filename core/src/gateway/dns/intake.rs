@@ -6,6 +6,7 @@
 //! lines without questions are forgotten beyond [`LINES`].
 
 use crate::{gateway::limits::TokenBucket, time::Instant};
+use core::ops::Bound;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Tenants that are remembered although they ask nothing.
@@ -99,7 +100,7 @@ impl<T> Intake<T> {
         if self.waiting == 0 {
             return None;
         }
-        let after = self.lines.range(self.last.saturating_add(1)..).map(|(tenant, _)| *tenant);
+        let after = self.lines.range((Bound::Excluded(self.last), Bound::Unbounded)).map(|(tenant, _)| *tenant);
         let before = self.lines.range(..=self.last).map(|(tenant, _)| *tenant);
         let turns: Vec<u32> = after.chain(before).collect();
         for tenant in turns {
