@@ -268,6 +268,26 @@ fn a_guest_that_does_not_answer_is_asked_a_few_times_and_given_up() {
     assert!((2..=8).contains(&asked), "{asked} questions, and perhaps a reset");
 }
 
+/// A guest that was asked over a link that is lost in its turn is nobody to wait for.
+#[test]
+fn a_lost_link_with_open_questions_wakes_nobody() {
+    let (mut world, flow, _) = lost(NET, 1);
+    let other = world.gateway.attach(1, Some(Framing::Hyperkit)).unwrap();
+    world.gateway.handle_frame(world.now, other, &arp(MAC, &NET));
+    assert_eq!(segments(&taken(&mut world.gateway, world.now, other)).len(), 1);
+    world.gateway.detach(other);
+    let end = world.now + Duration::from_secs(100);
+    let mut wakes = 0;
+    while let Some(at) = world.gateway.poll_timeout().filter(|at| *at <= end) {
+        world.now = world.now.max(at);
+        world.gateway.handle_timeout(world.now);
+        world.gateway.flush(world.now);
+        wakes += 1;
+        assert!(wakes < 10);
+    }
+    assert!(world.gateway.status(flow).is_some());
+}
+
 /// A SYN that waits for the world is its sender's, whoever has the link's number next.
 #[test]
 fn a_connection_that_is_being_opened_goes_on_with_the_same_syn_alone() {

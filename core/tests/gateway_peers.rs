@@ -428,12 +428,15 @@ fn what_is_over_answers_a_repeated_end_and_no_acknowledgement() {
     assert!((1..1 << 30).contains(&again.wrapping_sub(ours)), "{again} after {ours}");
 }
 
+/// Its link is lost, and not a flag.
+const UNLINK: u8 = 0;
+
 /// A guest has said all and been told all, and the world is slow: what came is the world's, for as long as it takes,
 /// though smoltcp forgets it after ten seconds, and whatever the guest does with its ports meanwhile.
 #[test]
 fn what_a_guest_sent_before_its_end_waits_for_a_slow_world() {
     for guest_first in [false, true] {
-        for disturb in [None, Some(RST), Some(SYN)] {
+        for disturb in [None, Some(RST), Some(SYN), Some(UNLINK)] {
             let mut hand = Hand::new(NET);
             let (flow, ours) = hand.open(None);
             let data = pattern(1000, 3);
@@ -449,7 +452,9 @@ fn what_a_guest_sent_before_its_end_waits_for_a_slow_world() {
                 hand.say((4000, 80), (101, ours.wrapping_add(1)), FIN | ACK, None, &data);
             }
             hand.segments();
-            if let Some(flags) = disturb {
+            if disturb == Some(UNLINK) {
+                hand.gateway.detach(hand.port);
+            } else if let Some(flags) = disturb {
                 hand.say((4000, 80), (1102, 0), flags, None, b"");
                 hand.segments();
             }

@@ -498,7 +498,8 @@ impl Entry {
             Phase::Open(_) if self.established && self.drift.is_none() && !self.is_over() => Some(self.heard + SILENCE),
             Phase::Open(_) | Phase::Held(_) | Phase::Resolving(_) => None,
         };
-        self.deadline.into_iter().chain(silent).chain(self.drift.and_then(|drift| drift.until)).min()
+        let unheard = self.drift.filter(|_| !self.is_over()).and_then(|drift| drift.until);
+        self.deadline.into_iter().chain(silent).chain(unheard).min()
     }
 
     /// Nobody looked for this long.

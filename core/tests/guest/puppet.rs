@@ -231,6 +231,11 @@ impl Puppet {
         self.given.wrapping_sub(self.first).into()
     }
 
+    /// The guest's next connections are those of a twin, on another machine's link.
+    pub(crate) fn elsewhere(&mut self, tenant: u32) {
+        self.link = self.gateway.attach(tenant, Some(Framing::Hyperkit));
+    }
+
     fn link(&mut self) {
         let link = self.gateway.attach(1, Some(Framing::Hyperkit)).expect("there is room for one link");
         self.link = Some(link);

@@ -214,9 +214,12 @@ impl Tcp {
         let (key, Some(drift), Phase::Open(flow)) = (entry.key, &mut entry.drift, &entry.phase) else { return };
         drift.until.get_or_insert(now + UNHEARD);
         let place = self.adrift.get(&(key.tenant, key.guest.0)).and_then(|drifting| drifting.place);
-        if let Some((port, mac)) =
-            place.filter(|_| drift.left > 0 && !flow.is_over() && drift.at.is_none_or(|at| at <= now))
-        {
+        let Some((port, mac)) = place.filter(|_| !flow.is_over()) else {
+            // Until it is heard of again there is nobody to ask, and nothing to wake up for.
+            drift.left = 0;
+            return self.settle(now, ctx, id, false);
+        };
+        if drift.left > 0 && drift.at.is_none_or(|at| at <= now) {
             let (mut sequence, mut acknowledgement) = (flow.edge(), flow.expected());
             for number in [&mut sequence, &mut acknowledgement] {
                 *number = number.wrapping_add(self.rng.u32(OUTSIDE));

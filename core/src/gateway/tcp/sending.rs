@@ -28,13 +28,13 @@ impl Tcp {
             let Some(entry) = self.flows.get_mut(id) else { continue };
             entry.dirty = false;
             let Phase::Open(flow) = &mut entry.phase else { continue };
-            if entry.drift.is_some() {
-                self.drift(now, ctx, id);
-                continue;
-            }
             if entry.established && matches!(entry.state, State::TimeWait | State::Closed) {
                 // smoltcp forgets all when its TIME-WAIT is over, also what the world has yet to take.
                 self.settle(now, ctx, id, true);
+                continue;
+            }
+            if entry.drift.is_some() {
+                self.drift(now, ctx, id);
                 continue;
             }
             let place = Place { port: entry.port, mac: entry.mac };
@@ -173,7 +173,7 @@ impl Tcp {
             }
             Phase::Open(_) | Phase::Held(_) | Phase::Resolving(_) => None,
         };
-        let asked = entry.drift.and_then(|drift| drift.poll_timeout());
+        let asked = entry.drift.filter(|_| !entry.is_over()).and_then(|drift| drift.poll_timeout());
         if let Some(at) = at.into_iter().chain(entry.ends_at()).chain(asked).min() {
             self.timers.schedule(&mut entry.scheduled, id, at.max(entry.not_before));
         }
