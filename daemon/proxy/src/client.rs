@@ -1,7 +1,8 @@
 //! One client connection: its heads, hyper's server half for each request, the timeouts around it, and the turns.
 //!
-//! hyper has a connection for one request only, made when its head is complete and gone with the response's last byte.
-//! Between two requests nothing is left of it, so an idle client costs a socket and a small task.
+//! hyper has a connection only while requests follow each other closely: it is made when a head is complete, gets the
+//! bytes of one request at a time, and is gone after a short pause ([`PAUSE`]). So an idle client costs a socket and a
+//! small task.
 //!
 //! A connection is either serving a request or waiting for one. While it waits, the housekeeper's `check` looks at it
 //! four times per [`Config::header_timeout`](crate::Config::header_timeout), so a request costs no timer of its own.
@@ -11,7 +12,7 @@ use crate::{
     config::Config,
     conn::Signals,
     crowd::Seat,
-    exchange::{Exchange, Side},
+    exchange::{Exchange, HYPER_FIELDS, Side},
     gather::poll_write_gathered,
     lines::What,
     linger, refuse,
@@ -72,6 +73,10 @@ pub(crate) struct Client {
     ahead: RefCell<Option<Weak<dyn ReadAhead>>>,
     /// The response has something to tell once all before it is written.
     ask_again: Cell<bool>,
+    /// hyper's connection is kept for a next request.
+    kept: Cell<bool>,
+    /// The next request is long in coming, so hyper's connection is not to be kept.
+    pausing: Cell<bool>,
     _seat: Option<Seat>,
 }
 
@@ -143,8 +148,9 @@ enum After<S> {
     Over,
 }
 
-/// Fields of a head that hyper takes without an allocation.
-const HYPER_FIELDS: usize = 100;
+/// How long a client may be idle before its hyper connection goes. The housekeeper sees to it, so it can take two of its
+/// looks, a second each.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a waiting connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +185,8 @@ impl Client {
             upload_overdue: Cell::new(false),
             ahead: RefCell::new(None),
             ask_again: Cell::new(false),
+            kept: Cell::new(false),
+            pausing: Cell::new(false),
             _seat: seat,
         })
     }
@@ -189,7 +197,8 @@ impl Client {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let stream = Watched { stream, traffic: self.traffic.clone() };
-        let mut exchange = Exchange::new(stream, self.side.clone());
+        let config = &shard.upstreams.config;
+        let mut exchange = Exchange::new(stream, self.side.clone(), config.max_head, config.max_fields);
         loop {
             let next = match self.next_head(&shard, &mut exchange).await {
                 Next::Request(head) => self.serve_one(&shard, exchange, &head).await,
@@ -253,7 +262,7 @@ impl Client {
         }
     }
 
-    /// Serves the request with `head`, on a connection that hyper has for it alone.
+    /// Serves the request with `head` on a new connection of hyper's, and those that follow it closely.
     async fn serve_one<R: Runtime, D: Dialer, S>(
         self: &Rc<Self>,
         shard: &Rc<Inner<R, D>>,
@@ -264,12 +273,9 @@ impl Client {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         exchange.begin(head);
-        // Without a body hyper knows at once whether another request may follow; else it must have seen the body's end.
-        let no_body = matches!(head.framing, Framing::Unstated | Framing::Length(0));
         let config = &shard.upstreams.config;
-        let served = Cell::new(false);
         let service = service_fn(|request| {
-            let stray = served.replace(true);
+            let stray = !self.side.serve();
             service::handle(Turn::begin(shard, self, stray), request)
         });
         let mut builder = Builder::new();
@@ -286,9 +292,10 @@ impl Client {
                 Some(Order::Close) => return Poll::Ready(End::Closed),
                 None => {}
             }
+            let pausing = self.pausing.replace(false);
             let mut again = true;
             loop {
-                if self.finishing.get() && served.get() && !told {
+                if self.finishing.get() && self.side.is_served() && !told {
                     // Not earlier: it would end a connection without a request at once.
                     connection.as_mut().graceful_shutdown();
                     told = true;
@@ -297,14 +304,20 @@ impl Client {
                     return Poll::Ready(End::Over(outcome));
                 }
                 if self.side.is_done() {
-                    if no_body || self.side.is_idle() {
+                    // Without a body hyper knows at once whether another request may follow; else it must have seen
+                    // the body's end.
+                    let (idle, may_stay) = (self.side.is_idle(), self.side.may_stay());
+                    if idle && may_stay && !pausing {
+                        self.kept.set(true);
+                    } else if idle || (self.side.is_bodyless() && !may_stay) {
+                        return Poll::Ready(End::Next);
+                    } else if std::mem::take(&mut again) {
+                        continue;
+                    } else if self.side.is_bodyless() {
                         return Poll::Ready(End::Next);
                     }
-                    if std::mem::take(&mut again) {
-                        continue;
-                    }
                 }
-                if self.finishing.get() && served.get() && !told {
+                if self.finishing.get() && self.side.is_served() && !told {
                     continue;
                 }
                 if self.is_blocked() {
@@ -316,13 +329,19 @@ impl Client {
             }
         })
         .await;
+        self.kept.set(false);
         // What hyper has read and not used is the rest of this request's body, and of no further interest.
-        let exchange = Pin::into_inner(connection).into_parts().map(|parts| parts.io.into_inner());
+        let mut exchange = Pin::into_inner(connection).into_parts().map(|parts| parts.io.into_inner());
+        if let Some(exchange) = &mut exchange
+            && exchange.ahead.is_empty()
+        {
+            exchange.ahead = Vec::new();
+        }
         match (end, exchange) {
             (End::Next, Some(exchange)) => After::Next(exchange),
             (End::Over(outcome), Some(exchange)) => {
                 if let Err(error) = outcome {
-                    if error.is_parse() && !served.get() {
+                    if error.is_parse() && !self.side.is_served() {
                         // Its parts pass, but hyper makes no request of them: it has answered by itself.
                         let mut counters = shard.counters.borrow_mut();
                         counters.refused_request += 1;
@@ -369,6 +388,12 @@ impl Client {
         false
     }
 
+    /// Whether hyper's buffers are kept for a next request.
+    #[cfg(test)]
+    pub(crate) const fn is_buffered(&self) -> bool {
+        self.kept.get()
+    }
+
     /// Lets the request in flight finish, then closes.
     pub(crate) fn finish(&self) {
         self.give(Order::Finish);
@@ -389,7 +414,13 @@ impl Client {
                 self.phase.set(Phase::Idle { since: now, read });
                 self.check_pace(now, config)
             }
-            Phase::Idle { since, .. } => (now.since(since) >= config.keep_alive_timeout).then_some(Overdue::Request),
+            Phase::Idle { since, .. } => {
+                if self.kept.get() && now.since(since) >= PAUSE {
+                    self.pausing.set(true);
+                    self.wake();
+                }
+                (now.since(since) >= config.keep_alive_timeout).then_some(Overdue::Request)
+            }
             Phase::Head { since } => (now.since(since) >= config.header_timeout).then_some(Overdue::Head),
         };
         match overdue {

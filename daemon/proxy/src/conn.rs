@@ -6,6 +6,7 @@
 use crate::{
     budget::{Budget, Held},
     config::Config,
+    exchange::HYPER_FIELDS,
     interim,
     runtime::ByteStream,
     trailers::{Section, Trailers},
@@ -49,8 +50,13 @@ impl<S: ByteStream> Conn<S> {
     pub(crate) async fn open(stream: S, config: &Config) -> Result<Box<Self>, hyper::Error> {
         let signals = Arc::<Signals>::default();
         let io = TokioIo::new(Metered { stream, signals: signals.clone(), section: Section::new() });
-        let (sender, link) =
-            Builder::new().max_buf_size(config.max_head.max(8192)).max_headers(config.max_fields).handshake(io).await?;
+        let mut builder = Builder::new();
+        builder.max_buf_size(config.max_head.max(8192));
+        if config.max_fields != HYPER_FIELDS {
+            // Not where it says nothing new, since it costs two allocations for each head.
+            builder.max_headers(config.max_fields);
+        }
+        let (sender, link) = builder.handshake(io).await?;
         let waker = Waker::from(signals.clone());
         Ok(Box::new(Self { sender, link, signals, waker, ended: None }))
     }

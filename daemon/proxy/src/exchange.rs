@@ -1,14 +1,19 @@
 //! The stream that hyper sees of a client's connection: the bytes of one request, and room for one response.
 //!
-//! hyper gets a connection for each request ([`client`](crate::client) makes it), and this stream withholds whatever
-//! comes behind that request. So it is known where each head begins, which is what a change of its bytes needs, and an
-//! idle client holds no buffers. On the way out it puts in what hyper's server cannot write: interim responses before
+//! This stream withholds whatever comes behind the request in hand. So it is known where each head begins, which is what
+//! a change of its bytes needs. Once the response is written, it takes the next head by itself if that is complete and
+//! of the common kind; every other one is left to [`client`](crate::client), which makes hyper a connection that suits
+//! it. On the way out it puts in what hyper's server cannot write: interim responses before
 //! the response's first byte, and trailers in place of the empty trailer section.
 //!
 //! Bounds: one read of pipelined requests; [`MAX_INTERIM`] bytes of interim responses that the client does not read.
 
 use crate::trailers::{Section, Trailers};
-use nitrotap_core::http1::{chunked::Scanner, framing::Framing, request::Head};
+use nitrotap_core::http1::{
+    chunked::Scanner,
+    framing::Framing,
+    request::{self, Head},
+};
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -26,6 +31,12 @@ const MAX_INTERIM: usize = 16 * 1024;
 /// Most bytes read ahead while a response is awaited.
 const READ_AHEAD: usize = 2048;
 
+/// Fields of a head that hyper takes without an allocation.
+pub(crate) const HYPER_FIELDS: usize = 100;
+
+/// The longest request body after which hyper's buffers are worth keeping.
+const SMALL_BODY: u64 = 16 * 1024;
+
 /// What the turn of a request tells the stream under it. Atomic only because hyper's upgrades need a `Send` stream.
 #[derive(Debug, Default)]
 pub(crate) struct Side {
@@ -39,6 +50,14 @@ pub(crate) struct Side {
     idle: AtomicBool,
     /// The connection becomes something else than HTTP.
     raw: AtomicBool,
+    /// The request has not come out of hyper yet.
+    unserved: AtomicBool,
+    /// The request has no body: hyper knows at once whether another request may follow.
+    bodyless: AtomicBool,
+    /// The same hyper connection may take the next request.
+    lasting: AtomicBool,
+    /// Bytes have come that the hyper connection is not to take.
+    left: AtomicBool,
     /// The client speaks HTTP/1.0: no interim response, no trailers.
     http_1_0: AtomicBool,
     has_interim: AtomicBool,
@@ -48,11 +67,14 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    fn begin(&self, http_1_0: bool) {
-        for flag in [&self.over, &self.written, &self.read, &self.idle, &self.raw, &self.has_interim] {
+    fn begin(&self, head: &Head) {
+        for flag in [&self.over, &self.written, &self.read, &self.idle, &self.raw, &self.has_interim, &self.left] {
             flag.store(false, Relaxed);
         }
-        self.http_1_0.store(http_1_0, Relaxed);
+        self.unserved.store(true, Relaxed);
+        self.bodyless.store(matches!(head.framing, Framing::Unstated | Framing::Length(0)), Relaxed);
+        self.lasting.store(is_common(head), Relaxed);
+        self.http_1_0.store(head.http_1_0, Relaxed);
         self.trailers.disarm();
     }
 
@@ -80,6 +102,26 @@ impl Side {
         self.idle.load(Relaxed)
     }
 
+    /// hyper has made a request of the bytes. False if it has done so before with the same ones.
+    pub(crate) fn serve(&self) -> bool {
+        let first = !self.is_served();
+        self.unserved.store(false, Relaxed);
+        first
+    }
+
+    pub(crate) fn is_served(&self) -> bool {
+        !self.unserved.load(Relaxed)
+    }
+
+    pub(crate) fn is_bodyless(&self) -> bool {
+        self.bodyless.load(Relaxed)
+    }
+
+    /// Whether the hyper connection may stay for the next request.
+    pub(crate) fn may_stay(&self) -> bool {
+        self.lasting.load(Relaxed) && !self.left.load(Relaxed)
+    }
+
     /// Takes how many interim responses have been sent.
     pub(crate) fn take_interims(&self) -> u64 {
         let count = self.interims.load(Relaxed);
@@ -96,6 +138,15 @@ impl Side {
             self.has_interim.store(true, Relaxed);
             self.interims.store(self.interims.load(Relaxed) + count, Relaxed);
         }
+    }
+}
+
+/// Whether any hyper connection may take the request, and others after it.
+const fn is_common(head: &Head) -> bool {
+    match head.framing {
+        Framing::Unstated => head.fields <= HYPER_FIELDS,
+        Framing::Length(length) => head.fields <= HYPER_FIELDS && length <= SMALL_BODY,
+        Framing::Chunked => false,
     }
 }
 
@@ -119,10 +170,12 @@ pub(crate) struct Exchange<S> {
     mid_write: bool,
     interim_written: usize,
     section: Section,
+    /// Most bytes and fields of a head.
+    limits: (usize, usize),
 }
 
 impl<S> Exchange<S> {
-    pub(crate) const fn new(stream: S, side: Arc<Side>) -> Self {
+    pub(crate) const fn new(stream: S, side: Arc<Side>, max_head: usize, max_fields: usize) -> Self {
         Self {
             stream,
             ahead: Vec::new(),
@@ -132,12 +185,25 @@ impl<S> Exchange<S> {
             mid_write: false,
             interim_written: 0,
             section: Section::new(),
+            limits: (max_head, max_fields),
+        }
+    }
+
+    /// Lets the request pass whose head has been read ahead. False if there is none, or none that hyper may have now.
+    fn begin_next(&mut self) -> bool {
+        let (max_head, max_fields) = self.limits;
+        match request::head(&mut self.ahead, 0, max_fields) {
+            Ok(Some(head)) if head.len <= max_head && is_common(&head) => {
+                self.begin(&head);
+                true
+            }
+            Ok(_) | Err(_) => false,
         }
     }
 
     /// Lets the request with `head` pass, which is what has been read ahead begins with.
     pub(crate) fn begin(&mut self, head: &Head) {
-        self.side.begin(head.http_1_0);
+        self.side.begin(head);
         self.side.interim.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.head_left = head.len;
         self.body = match head.framing {
@@ -186,22 +252,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Exchange<S> {
         let this = &mut *self;
         let raw = this.side.raw.load(Relaxed);
         if !this.ahead.is_empty() {
-            let ahead = std::mem::take(&mut this.ahead);
-            let some = &ahead[..ahead.len().min(buf.remaining())];
-            let taken = this.take(some);
-            buf.put_slice(&some[..taken]);
-            if taken < ahead.len() {
-                this.ahead = if taken == 0 { ahead } else { ahead[taken..].to_vec() };
-            }
-            if taken == 0 {
-                // It belongs to the next request, which has to wait; it also says that the client is there.
-                this.side.idle.store(this.side.written.load(Relaxed), Relaxed);
-                return Poll::Pending;
-            }
-            return Poll::Ready(Ok(()));
+            return this.poll_ahead(buf);
         }
         if !raw && this.is_read() {
-            return this.poll_client_gone(cx);
+            return if this.side.written.load(Relaxed) { this.poll_next(cx, buf) } else { this.poll_client_gone(cx) };
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
@@ -217,11 +271,42 @@ impl<S: AsyncRead + Unpin> AsyncRead for Exchange<S> {
 }
 
 impl<S: AsyncRead + Unpin> Exchange<S> {
+    /// Gives what has been read ahead, as far as it belongs to the request.
+    fn poll_ahead(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut ahead = std::mem::take(&mut self.ahead);
+        let some = &ahead[..ahead.len().min(buf.remaining())];
+        let taken = self.take(some);
+        buf.put_slice(&some[..taken]);
+        ahead.drain(..taken);
+        self.ahead = ahead;
+        if taken == 0 {
+            // It belongs to the next request, which has to wait; it also says that the client is there.
+            self.side.idle.store(self.side.written.load(Relaxed), Relaxed);
+            self.side.left.store(true, Relaxed);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The response is written, and hyper asks for another request.
+    fn poll_next(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.side.idle.store(true, Relaxed);
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() == before {
+            return Poll::Ready(Ok(()));
+        }
+        self.ahead.extend_from_slice(&buf.filled()[before..]);
+        buf.set_filled(before);
+        if self.side.may_stay() && self.begin_next() {
+            return self.poll_ahead(buf);
+        }
+        self.side.left.store(true, Relaxed);
+        Poll::Pending
+    }
+
     /// Nothing of this request is left to read, but hyper wants to know whether the client has gone.
     fn poll_client_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.side.written.load(Relaxed) {
-            self.side.idle.store(true, Relaxed);
-        }
         let mut space = [0; READ_AHEAD];
         let mut early = ReadBuf::new(&mut space);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut early))?;
@@ -229,6 +314,7 @@ impl<S: AsyncRead + Unpin> Exchange<S> {
             return Poll::Ready(Ok(()));
         }
         self.ahead.extend_from_slice(early.filled());
+        self.side.left.store(true, Relaxed);
         Poll::Pending
     }
 }

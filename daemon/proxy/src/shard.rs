@@ -104,6 +104,12 @@ impl<R: Runtime, D: Dialer> Shard<R, D> {
         });
     }
 
+    /// How many clients have buffers while they are idle.
+    #[cfg(test)]
+    pub(crate) fn buffered_clients(&self) -> usize {
+        self.0.clients.borrow().iter().filter(|client| client.is_buffered()).count()
+    }
+
     /// Stops keep-alive, lets requests in flight finish, closes idle connections, and turns new clients away.
     pub fn drain(&self) {
         self.0.draining.set(true);

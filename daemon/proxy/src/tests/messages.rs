@@ -159,6 +159,94 @@ fn more_than_a_hundred_fields_pass_both_ways_and_too_many_are_refused() {
 }
 
 #[test]
+fn a_request_that_follows_closely_is_judged_like_a_first_one() {
+    run(Config::default(), async |w| {
+        let fields = |n: usize| (0..n).map(|i| format!("X-{i}: {i}\r\n")).collect::<String>();
+        let mut client = w.client();
+        client.send(GET).await;
+        let mut up = w.accept().await;
+        up.head().await;
+        up.send(OK).await;
+        client.message().await;
+        let large = "y".repeat(20_000);
+        for (head, becomes, body) in [
+            ("GET /<a> HTTP/1.1\r\nHost: a\r\n\r\n", "GET /%3Ca%3E HTTP/1.1\r\n", ""),
+            (&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(150)), "GET / HTTP/1.1\r\n", ""),
+            (GET, "GET /a ", ""),
+            ("POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", "POST /b ", "hello"),
+            ("\r\nPUT /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", "PUT /c ", "1\r\na\r\n0\r\n\r\n"),
+            (GET, "GET /a ", ""),
+            ("POST /d HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n", "POST /d ", &large),
+            (GET, "GET /a ", ""),
+        ] {
+            client.send(head).await;
+            client.send(body).await;
+            let seen = up.head().await;
+            assert!(seen.starts_with(becomes), "{head}: {seen}");
+            assert_eq!(field(&seen, "x-149").is_some(), head.contains("X-149"));
+            up.expect(body).await;
+            up.send(OK).await;
+            assert_eq!(client.message().await.1, "hi", "{head}");
+        }
+        // In pieces, and two at once.
+        for piece in ["GET /e HT", "TP/1.1\r\nHost: a\r\n", "\r\n"] {
+            assert!(up.is_silent().await);
+            client.send(piece).await;
+        }
+        assert!(up.head().await.starts_with("GET /e "));
+        up.send(OK).await;
+        client.message().await;
+        client.send(GET).await;
+        up.head().await;
+        up.send(OK).await;
+        client.message().await;
+        client.send(&format!("{GET}{GET}")).await;
+        for _ in 0..2 {
+            up.head().await;
+            assert!(up.is_silent().await, "one request at a time");
+            up.send(OK).await;
+            client.message().await;
+        }
+        client.send(GET).await;
+        up.head().await;
+        up.send(OK).await;
+        client.message().await;
+        client.send(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(257))).await;
+        assert!(client.rest().await.starts_with("HTTP/1.1 431 "));
+        assert_eq!((w.proxy().requests, w.pool().dials, w.proxy().refused_request), (14, 1, 1));
+    });
+}
+
+#[test]
+fn buffers_are_kept_while_requests_follow_closely_and_given_back_after_a_pause() {
+    run(Config::default(), async |w| {
+        let mut client = w.client();
+        client.send(GET).await;
+        let mut up = w.accept().await;
+        for _ in 0..20 {
+            up.head().await;
+            up.send(OK).await;
+            client.message().await;
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+            assert_eq!(w.shard.buffered_clients(), 1);
+            client.send(GET).await;
+        }
+        up.head().await;
+        up.send(OK).await;
+        client.message().await;
+        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+        assert_eq!((w.shard.buffered_clients(), w.proxy().clients), (0, 1));
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n").await;
+        client.send(&"y".repeat(20_000)).await;
+        up.head().await;
+        up.send(OK).await;
+        client.message().await;
+        assert!(client.is_silent().await);
+        assert_eq!(w.shard.buffered_clients(), 0, "large ones go at once");
+    });
+}
+
+#[test]
 fn what_is_no_http_1_is_told_so() {
     run(Config::default(), async |w| {
         for (bytes, says) in [
