@@ -152,6 +152,28 @@ enum After<S> {
 /// looks, a second each.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Most clients of a shard whose hyper connection is kept. An allocator that has given out buffers for each of many
+/// clients, with small things of theirs between them, cannot give the pages back.
+const MOST_KEPT: usize = 128;
+
+/// One of the shard's [`MOST_KEPT`] places.
+struct Place<'a>(&'a Cell<usize>);
+
+impl<'a> Place<'a> {
+    fn take(taken: &'a Cell<usize>) -> Option<Self> {
+        (taken.get() < MOST_KEPT).then(|| {
+            taken.set(taken.get() + 1);
+            Self(taken)
+        })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// Why a waiting connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overdue {
@@ -286,6 +308,7 @@ impl Client {
         }
         let mut connection = Box::pin(builder.serve_connection(TokioIo::new(exchange), service).with_upgrades());
         let mut told = false;
+        let mut place = None;
         let end = poll_fn(|cx| {
             match self.take_order(cx) {
                 Some(Order::Finish) => self.finishing.set(true),
@@ -307,8 +330,12 @@ impl Client {
                     // Without a body hyper knows at once whether another request may follow; else it must have seen
                     // the body's end.
                     let (idle, may_stay) = (self.side.is_idle(), self.side.may_stay());
-                    if idle && may_stay && !pausing {
-                        self.kept.set(true);
+                    if idle && may_stay && !pausing && place.is_none() {
+                        place = Place::take(&shard.kept);
+                        self.kept.set(place.is_some());
+                    }
+                    if idle && may_stay && !pausing && place.is_some() {
+                        // The next request may come.
                     } else if idle || (self.side.is_bodyless() && !may_stay) {
                         return Poll::Ready(End::Next);
                     } else if std::mem::take(&mut again) {
@@ -330,6 +357,7 @@ impl Client {
         })
         .await;
         self.kept.set(false);
+        drop(place);
         // What hyper has read and not used is the rest of this request's body, and of no further interest.
         let mut exchange = Pin::into_inner(connection).into_parts().map(|parts| parts.io.into_inner());
         if let Some(exchange) = &mut exchange

@@ -61,6 +61,7 @@ impl<R: Runtime, D: Dialer> Shard<R, D> {
             upstreams,
             counters: RefCell::default(),
             clients: RefCell::default(),
+            kept: Cell::new(0),
             crowd: Rc::default(),
             budget,
             turned_away: Cell::new(0),
@@ -152,6 +153,8 @@ pub(crate) struct Inner<R: Runtime, D: Dialer> {
     next_check: Cell<Instant>,
     draining: Cell<bool>,
     drained: RefCell<Option<Waker>>,
+    /// Clients that keep hyper's buffers for a next request.
+    pub(crate) kept: Cell<usize>,
     /// Where clients' bytes are read to before anybody has a buffer for them.
     pub(crate) scratch: RefCell<Box<[u8]>>,
 }

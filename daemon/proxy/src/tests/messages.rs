@@ -243,6 +243,25 @@ fn buffers_are_kept_while_requests_follow_closely_and_given_back_after_a_pause()
         client.message().await;
         assert!(client.is_silent().await);
         assert_eq!(w.shard.buffered_clients(), 0, "large ones go at once");
+        let mut many = Vec::new();
+        for _ in 0..140 {
+            let mut client = w.client();
+            client.send(GET).await;
+            up.head().await;
+            up.send(OK).await;
+            client.message().await;
+            many.push(client);
+        }
+        assert_eq!(w.shard.buffered_clients(), 128, "a crowd leaves no holes behind");
+        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+        assert_eq!(w.shard.buffered_clients(), 0);
+        for client in &mut many {
+            client.send(GET).await;
+            up.head().await;
+            up.send(OK).await;
+            client.message().await;
+        }
+        assert_eq!((w.shard.buffered_clients(), w.proxy().clients), (128, 141), "places are given back");
     });
 }
 
