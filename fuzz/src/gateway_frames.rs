@@ -1,21 +1,30 @@
 //! The whole gateway under a script of frames from two enclaves and of what the world says. Inputs of an odd length have
-//! IPv6 too.
+//! IPv6 too. No input may keep the gateway busy: what it does in one go, and while time passes, is bounded.
+
+mod talk;
 
 use nitrotap_core::{
     frame::Framing,
     gateway::{
-        Config, DialError, FlowId, Gateway, Handled, Output, PortId, QUEUE_LIMIT, SessionError, SessionId, TenantLimits,
+        Config, DialError, FLUSH_WORK_LIMIT, FlowId, Gateway, Handled, Output, PortId, QUEUE_LIMIT, SessionError,
+        SessionId, Target, TenantLimits,
     },
     offload::checksum,
     time::Instant,
 };
 use std::{
-    collections::VecDeque,
-    net::{Ipv6Addr, SocketAddr},
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
+use talk::{Key, SYN, Talk, Talks};
 
 const MTU: u16 = 1500;
+/// Calls back that time alone may cost, and more for each second of it: each connection and session has a timer.
+const CALLS: u64 = 100;
+const CALLS_PER_SECOND: u64 = 2 * (FLOWS + SESSIONS) as u64;
+/// Outputs of one input: what is there is told of, and a connection's buffers fill a link's queue a few times.
+const OUTPUTS: u32 = 1000;
 const FLOWS: usize = 6;
 const SESSIONS: usize = 6;
 /// Ethernet and IPv4 headers, and with IPv6.
@@ -36,6 +45,9 @@ struct World {
     ipv6: bool,
     /// What the gateway's last segment acknowledged, and its own next number: where a guest goes on.
     next: (u32, u32),
+    talks: Talks,
+    /// Whose connections the world's are.
+    keys: BTreeMap<FlowId, Key>,
 }
 
 /// A script of steps: a byte whose lower three bits say what is done and whose upper five say how, and what that takes.
@@ -67,6 +79,8 @@ pub fn gateway_frames(data: &[u8]) {
         questions: VecDeque::new(),
         ipv6,
         next: (1000, 0),
+        talks: Talks::default(),
+        keys: BTreeMap::new(),
     };
     let mut rest = data;
     while let [step, tail @ ..] = rest {
@@ -101,7 +115,7 @@ impl World {
             2 => {
                 let [flags, port, sequence, acknowledgement, window, len, rest @ ..] = rest else { return &[] };
                 let near = |base: u32, delta: u8| base.wrapping_add((i32::from(delta.cast_signed()).pow(3)) as u32);
-                let len = usize::from(*len) * 6;
+                let (len, window) = (usize::from(*len) * 6, if *window == 0 { [0, 0] } else { [*window, 0xff] });
                 let six = self.ipv6 && port & 16 != 0;
                 let mut packet = if six {
                     let to = 0x2001_0db8 << 96 | u128::from(port >> 5);
@@ -111,23 +125,45 @@ impl World {
                     let head = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 192, 168, 127, 2 + (how & 1)];
                     [&head[..], &[203, 0, 113, port >> 5]].concat()
                 };
+                let key = key(&packet, [0, 1 + (port & 3), 0, 80]);
                 packet.extend([0, 1 + (port & 3), 0, 80]);
-                packet.extend(near(self.next.0, *sequence).to_be_bytes());
-                packet.extend(near(self.next.1, *acknowledgement).to_be_bytes());
-                packet.extend([0x60, *flags, *window, 0xff, 0, 0, 0, 0, 3, 3, how >> 1, 0]);
-                packet.resize(packet.len() + len, *flags);
-                let (at, len, kind) =
-                    if six { (4, packet.len() - 40, [0x86, 0xdd]) } else { (2, packet.len(), [8, 0]) };
-                packet[at..at + 2].copy_from_slice(&(len as u16).to_be_bytes());
-                self.frame(link, &[&GATEWAY_MAC[..], &mac(how), &kind, &packet].concat());
+                let say = |world: &mut Self, flags: u8, sequence: u32, acknowledgement: u32, len: usize| {
+                    let mut packet = packet.clone();
+                    packet.extend(sequence.to_be_bytes());
+                    packet.extend(acknowledgement.to_be_bytes());
+                    packet.extend([0x60, flags, window[0], window[1], 0, 0, 0, 0, 3, 3, how >> 1, 0]);
+                    packet.resize(packet.len() + len, flags);
+                    let (at, len, kind) =
+                        if six { (4, packet.len() - 40, [0x86, 0xdd]) } else { (2, packet.len(), [8, 0]) };
+                    packet[at..at + 2].copy_from_slice(&(len as u16).to_be_bytes());
+                    world.frame(link, &[&GATEWAY_MAC[..], &mac(how), &kind, &packet].concat());
+                };
+                if port & 4 == 0 {
+                    // Near the last segment of all.
+                    let (sequence, acknowledgement) =
+                        (near(self.next.0, *sequence), near(self.next.1, *acknowledgement));
+                    say(self, *flags, sequence, acknowledgement, len);
+                    return rest;
+                }
+                if port & 8 != 0 {
+                    // A connection from its first segment to its third, if the world wants it.
+                    let talk = self.talks.of(key.clone());
+                    let first = talk.next;
+                    talk.said(first, SYN, 0);
+                    say(self, SYN, first, 0, 0);
+                    self.settle();
+                    self.dialed(Ok(()));
+                    self.settle();
+                }
+                let talk = self.talks.of(key);
+                let (sequence, acknowledgement) = (near(talk.next, *sequence), talk.acknowledge(*acknowledgement));
+                talk.said(sequence, *flags, len as u32);
+                say(self, *flags, sequence, acknowledgement, len);
                 rest
             }
             3 => {
-                if let Some(flow) = self.dials.pop_front() {
-                    let answers = [Ok(()), Ok(()), Err(DialError::Refused), Err(DialError::HostUnreachable)];
-                    self.gateway.dialed(self.now, flow, answers[usize::from(how & 3)]);
-                    self.flows.push_back(flow);
-                }
+                let answers = [Ok(()), Ok(()), Err(DialError::Refused), Err(DialError::HostUnreachable)];
+                self.dialed(answers[usize::from(how & 3)]);
                 rest
             }
             // The world takes, gives, closes or resets.
@@ -136,8 +172,14 @@ impl World {
                     let n = usize::from(how) * 1000;
                     match how & 7 {
                         0..3 => drop(self.gateway.read(flow, |bytes| bytes.len().min(n))),
-                        3..6 => drop(self.gateway.write(flow, |room| room.len().min(n))),
-                        6 => self.gateway.finish(self.now, flow),
+                        3..6 => {
+                            let n = self.gateway.write(flow, |room| room.len().min(n));
+                            self.talk(flow, |talk| talk.given(n));
+                        }
+                        6 => {
+                            self.gateway.finish(self.now, flow);
+                            self.talk(flow, Talk::finished);
+                        }
                         _ => self.gateway.abort(self.now, flow),
                     }
                     if self.gateway.status(flow).is_some() {
@@ -161,8 +203,14 @@ impl World {
                 rest
             }
             6 => {
-                self.now = self.now + Duration::from_millis(u64::from(how).pow(4));
-                self.gateway.handle_timeout(self.now);
+                let time = Duration::from_millis(u64::from(how).pow(4));
+                if how & 1 == 0 {
+                    // The driver comes late.
+                    self.now = self.now + time;
+                    self.gateway.handle_timeout(self.now);
+                } else {
+                    self.wait(time);
+                }
                 rest
             }
             // Datagrams, answers, errors; a link goes and another comes.
@@ -194,16 +242,55 @@ impl World {
         }
     }
 
+    /// The world answers the connection that has waited for the longest time.
+    fn dialed(&mut self, result: Result<(), DialError>) {
+        if let Some(flow) = self.dials.pop_front() {
+            self.gateway.dialed(self.now, flow, result);
+            self.flows.push_back(flow);
+        }
+    }
+
+    fn talk(&mut self, flow: FlowId, f: impl FnOnce(&mut Talk)) {
+        if let Some(key) = self.keys.get(&flow) {
+            f(self.talks.of(key.clone()));
+        }
+    }
+
+    /// Time passes, up to a quarter of an hour; the driver is called back whenever the gateway wants it.
+    fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        let most = CALLS + CALLS_PER_SECOND * (time.as_secs() + 1);
+        let mut calls = 0;
+        while let Some(at) = self.gateway.poll_timeout().filter(|at| *at <= end) {
+            calls += 1;
+            assert!(calls <= most, "called back {calls} times in {time:?}: {:?}", self.gateway.counters());
+            self.now = self.now.max(at);
+            self.gateway.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = end;
+        self.gateway.handle_timeout(self.now);
+    }
+
     /// What every driver does after an input; here what comes out is judged.
     fn settle(&mut self) {
+        let mut outputs = 0;
         self.gateway.flush(self.now);
         while let Some(output) = self.gateway.poll_output() {
+            outputs += 1;
+            assert!(outputs <= OUTPUTS, "it never has enough: {:?}", self.gateway.counters());
             match output {
-                Output::Dial { flow, .. } => self.dials.push_back(flow),
+                Output::Dial { flow, target, guest } => {
+                    self.dials.push_back(flow);
+                    if let Target::Address(to) = target {
+                        self.keys.insert(flow, (end(guest), end(to)));
+                    }
+                }
                 Output::Closed { flow, .. } => {
                     assert!(self.gateway.status(flow).is_none(), "it is over");
                     self.dials.retain(|other| *other != flow);
                     self.flows.retain(|other| *other != flow);
+                    self.keys.remove(&flow);
                 }
                 Output::SessionClosed(session) => self.sessions.retain(|other| *other != session),
                 Output::Flow(_) => {}
@@ -213,6 +300,8 @@ impl World {
         let counters = self.gateway.counters();
         assert!(counters.tcp_flows <= FLOWS as u64 && counters.sessions <= SESSIONS as u64, "{counters:?}");
         assert!(counters.tcp_flows > 0 || counters.tcp_buffer_bytes == 0, "{counters:?}");
+        assert!(counters.tcp_stuck == 0, "a connection says the same for ever: {counters:?}");
+        assert!(counters.flush_work_max <= FLUSH_WORK_LIMIT, "{counters:?}");
         self.sessions.truncate(64);
         self.questions.truncate(64);
     }
@@ -252,7 +341,7 @@ impl World {
         let address = |at: usize| [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]];
         let pseudo = checksum::pseudo_header_v4(address(26), address(30), 6, segment.len() as u16);
         assert!(checksum::is_valid(checksum::add(pseudo, segment)), "the TCP checksum");
-        self.follow(segment);
+        self.follow(&frame[26..HEADS], segment);
     }
 
     fn judge_v6(&mut self, frame: &[u8]) {
@@ -265,17 +354,36 @@ impl World {
         }
         assert!(checksum::is_valid(sum_v6(&frame[22..HEADS_V6], protocol, payload)), "a checksum over IPv6");
         if protocol == 6 {
-            self.follow(payload);
+            self.follow(&frame[22..HEADS_V6], payload);
         }
     }
 
     /// Where the gateway is in a connection.
-    fn follow(&mut self, segment: &[u8]) {
+    fn follow(&mut self, addresses: &[u8], segment: &[u8]) {
+        let (source, destination) = addresses.split_at(addresses.len() / 2);
+        let key = ([destination, &segment[2..4]].concat(), [source, &segment[..2]].concat());
+        self.talks.heard(key, segment);
         let number = |at: usize| u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]]);
         let head = usize::from(segment[12] >> 4) * 4;
         let len = (segment.len() - head) as u32 + u32::from(segment[13] & 2 != 0) + u32::from(segment[13] & 1 != 0);
         self.next = (number(8), number(4).wrapping_add(len));
     }
+}
+
+/// The ends of a connection that a packet with these addresses in its header, and these ports behind it, belongs to.
+fn key(head: &[u8], ports: [u8; 4]) -> Key {
+    let (source, destination) =
+        if head[0] >> 4 == 6 { (&head[8..24], &head[24..40]) } else { (&head[12..16], &head[16..20]) };
+    ([source, &ports[..2]].concat(), [destination, &ports[2..]].concat())
+}
+
+/// One end as it is in a packet.
+fn end(address: SocketAddr) -> Vec<u8> {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    [&ip[..], &address.port().to_be_bytes()].concat()
 }
 
 /// The sum over the pseudo-header of IPv6 and a payload.

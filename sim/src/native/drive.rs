@@ -16,7 +16,10 @@ use crate::{
     trace::{Actor, Event as Noted},
     world::ENCLAVE_CID,
 };
-use nitrotap_core::gateway::{Closed, DialError, FlowId, Gateway, Handled, Output, PortId, SessionError, Target};
+use nitrotap_core::{
+    gateway::{Closed, DialError, FlowId, Gateway, Handled, Output, PortId, SessionError, Target},
+    time::Instant,
+};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -40,6 +43,9 @@ const TURN_BYTES: usize = 256 << 10;
 
 /// Rounds of one turn in which something was sent; more of them would mean that two parts keep each other busy.
 const MOST_ROUNDS: u32 = 10_000;
+
+/// Turns in a row, at one time, that only a timer began; a gateway that leaves work for the next turn has it done after a few.
+const MOST_TURNS: u32 = 100;
 
 pub(super) struct Driver {
     host: Host,
@@ -73,6 +79,7 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) {
+        let mut at_once = (Instant::ZERO, 0);
         loop {
             let slept = self.wait().await;
             self.host.process.run(&self.host.clock, 0, slept).await;
@@ -86,6 +93,13 @@ impl Driver {
             self.handle_timeout();
             let outputs = self.settle().await;
             self.pay(0).await;
+            let now = self.host.clock.now();
+            at_once = if by_timer && at_once.0 == now { (now, at_once.1 + 1) } else { (now, 0) };
+            if at_once.1 == MOST_TURNS {
+                let detail = format!("the gateway is always due: {:?}", self.gateway.borrow().counters());
+                self.host.audit.fail(now, Invariant::Progress, detail);
+                return std::future::pending().await;
+            }
             if by_timer && outputs == 0 && self.charged.0 == frames {
                 self.seen.0.idle_turns.set(self.seen.0.idle_turns.get() + 1);
             }

@@ -61,6 +61,27 @@ pub(super) async fn echo(
     }
 }
 
+/// Says something, ends, and listens until the other side has ended or has been silent for [`SILENCE`].
+pub(super) async fn quote(
+    mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    what: &[u8],
+    clock: Clock,
+) -> io::Result<()> {
+    stream.write_all(what).await?;
+    stream.shutdown().await?;
+    let mut buf = vec![0; 8192];
+    loop {
+        let n = tokio::select! {
+            biased;
+            n = stream.read(&mut buf) => n?,
+            () = clock.sleep(SILENCE) => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        if n == 0 {
+            return Ok(());
+        }
+    }
+}
+
 /// A peer that vanished says nothing, and no kernel asks: servers that want to end ask themselves.
 const SILENCE: Duration = Duration::from_secs(90);
 

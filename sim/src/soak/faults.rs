@@ -58,7 +58,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// The names of all kinds, and of the faults that are part of a load or a topology.
-    pub const REGISTERED: [&'static str; 22] = [
+    pub const REGISTERED: [&'static str; 23] = [
         "partition",
         "hold",
         "hold-lan",
@@ -81,6 +81,7 @@ impl FaultKind {
         "dial-refused",
         "dial-unanswered",
         "rogue-link",
+        "rogue-tcp",
     ];
 
     /// Its name in counts.

@@ -86,7 +86,8 @@ pub enum LoadKind {
     DialRefused,
     /// Connections out of the enclave to where nobody answers.
     DialUnanswered,
-    /// Links of other enclaves, which send garbage, claim to be others, and do not read; only nitrotap's gateway bears it.
+    /// Links of other enclaves, which send garbage, claim to be others, do not read, and speak TCP as nobody should; only
+    /// nitrotap's gateway bears it.
     Rogue,
 }
 
@@ -227,6 +228,7 @@ impl Plan {
             let id = self.loads.len() as u32;
             let clients = rng.u32(1..=3);
             self.loads.push(Load { id, clients, start_ms: rng.u64(0..5_000), think_ms: 5_000, kind: LoadKind::Rogue });
+            self.end_ms += ROGUE_ENDING_MS;
         }
         if rng.u8(0..3) == 0 {
             // More dials that nobody answers than gvproxy has places for.
@@ -377,6 +379,9 @@ const RECOVERY_MS: u64 = 60_000;
 /// From the last word of a client to the end of every connection: the kernels' patience with a peer that does not answer,
 /// 120 s, and 60 s for a connection whose program has gone.
 const ENDING_MS: u64 = 200_000;
+
+/// And the gateway's with a guest that has gone without a word: 300 s in all.
+const ROGUE_ENDING_MS: u64 = 120_000;
 
 /// One of each kind.
 const KINDS: [FaultKind; 12] = [

@@ -1,5 +1,7 @@
 //! Other enclaves on the same host that mean no good: their links send whatever comes to mind, as whoever they like, and
-//! stop reading. Nobody else may notice.
+//! stop reading, or have a TCP of their own making. Nobody else may notice.
+
+mod tcp;
 
 use super::{
     plan::Load,
@@ -36,7 +38,13 @@ pub(super) async fn run(side: &ClientSide, load: Load, client: u32, rules: &Rule
             let stream = side.connect_host(CONNECT_PORT).await?;
             stream.send_all(CONNECT).await?;
             book.fired("rogue-link");
-            visit(side, &stream, &mut rng).await?;
+            let own = [2, 0, 0, 0, 1, rng.u8(..)];
+            if rng.bool() {
+                book.fired("rogue-tcp");
+                tcp::visit(side, &stream, &mut rng, own).await?;
+            } else {
+                visit(side, &stream, &mut rng, own).await?;
+            }
             // Some go in peace, the others with what they have not read.
             if rng.bool() {
                 stream.finish();
@@ -52,10 +60,9 @@ pub(super) async fn run(side: &ClientSide, load: Load, client: u32, rules: &Rule
     }
 }
 
-async fn visit(side: &ClientSide, stream: &SimStream, rng: &mut fastrand::Rng) -> io::Result<()> {
+async fn visit(side: &ClientSide, stream: &SimStream, rng: &mut fastrand::Rng, own: [u8; 6]) -> io::Result<()> {
     let clock = side.clock();
     let mut buf = vec![0; 16_384];
-    let own = [2, 0, 0, 0, 1, rng.u8(..)];
     for _ in 0..rng.u32(1..6) {
         let mut bytes = Vec::new();
         for _ in 0..rng.usize(1..60) {

@@ -12,12 +12,23 @@ use crate::{
     trace::Record,
     world::{ClientSide, World, WorldConfig},
 };
-use nitrotap_core::{gateway::QUEUE_LIMIT, pool::Limits, time::Instant};
+use nitrotap_core::{
+    gateway::{FLUSH_WORK_LIMIT, QUEUE_LIMIT},
+    pool::Limits,
+    time::Instant,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
+
+/// The port of a service outside that says something as soon as it is asked, and ends (RFC 865), and what it says.
+pub(super) const QUOTE: (u16, &[u8]) = (17, b"What is said at once ends at once.\r\n");
 
 /// The port of the echo services.
 pub(super) const ECHO: u16 = crate::world::ECHO;
@@ -143,10 +154,64 @@ const LOOK: Duration = Duration::from_millis(500);
 /// If no thread can be made.
 #[must_use]
 pub fn run(plan: &Plan, keep_trace: bool) -> Verdict {
-    let plan = plan.clone();
+    let (plan, pulse) = (plan.clone(), Arc::<Pulse>::default());
     let thread = std::thread::Builder::new().name(format!("seed-{:x}", plan.seed));
-    let handle = thread.spawn(move || Run::new(plan, keep_trace).finish()).expect("a thread can be made");
-    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    let (tell, told) = mpsc::channel();
+    let felt = pulse.clone();
+    let handle = thread
+        .spawn(move || {
+            let verdict = Run::new(plan, keep_trace).finish(&pulse);
+            // Nobody waits any more for one that was given up.
+            let _ = tell.send(verdict);
+        })
+        .expect("a thread can be made");
+    loop {
+        let before = felt.beats.load(Relaxed);
+        match told.recv_timeout(HANG) {
+            Ok(verdict) => return verdict,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if felt.beats.load(Relaxed) == before => return felt.stopped(),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+    match handle.join() {
+        Ok(()) => unreachable!("it says what came of it, or panics"),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Time on the wall after which a step of the world, which takes milliseconds, is taken for one that never ends. Its thread
+/// cannot be ended, and stays until the process goes.
+const HANG: Duration = Duration::from_secs(120);
+
+/// Signs of life of a run.
+#[derive(Default)]
+struct Pulse {
+    beats: AtomicU64,
+    /// Model time at the last one, in nanoseconds.
+    at_ns: AtomicU64,
+}
+
+impl Pulse {
+    fn beat(&self, at: Instant) {
+        self.at_ns.store(at.as_nanos(), Relaxed);
+        self.beats.fetch_add(1, Relaxed);
+    }
+
+    /// The verdict on a run that goes on for ever.
+    fn stopped(&self) -> Verdict {
+        let at_ns = self.at_ns.load(Relaxed);
+        let detail = format!("a step of the world has not ended within {HANG:?}");
+        Verdict {
+            breaks: vec![Break { at_ns, invariant: Invariant::Progress, detail }],
+            hash: (0, 0),
+            counts: Counts::default(),
+            model: Duration::from_nanos(at_ns),
+            checks: 0,
+            checkpoints: Vec::new(),
+            tail: Vec::new(),
+        }
+    }
 }
 
 struct Run {
@@ -222,7 +287,7 @@ impl Run {
         Self { plan, world, book, heard: None, link_idle_since: None, dropped: 0, idle_turns: 0, flows_at_calm: None }
     }
 
-    fn finish(mut self) -> Verdict {
+    fn finish(mut self, pulse: &Pulse) -> Verdict {
         let end = Instant::from_millis(self.plan.end_ms);
         let mut timeline: Vec<(u64, bool, u32)> = Vec::new();
         for (index, fault) in self.plan.faults.iter().enumerate() {
@@ -246,6 +311,7 @@ impl Run {
                 }
             }
             self.world.step();
+            pulse.beat(self.world.now());
             if self.world.now() >= next_look {
                 next_look = next_look + LOOK;
                 self.look();
@@ -309,6 +375,10 @@ impl Run {
             self.check(Invariant::Bounds, held, || format!("{counters:?}"));
             let remembers = counters.tcp_time_wait <= MOST_TIME_WAIT && counters.tcp_buffer_bytes <= memory as u64;
             self.check(Invariant::Bounds, remembers, || format!("{counters:?}"));
+            self.check(Invariant::Progress, counters.tcp_stuck == 0, || {
+                format!("a connection would have said the same for ever: {counters:?}")
+            });
+            self.check(Invariant::Bounds, counters.flush_work_max <= FLUSH_WORK_LIMIT, || format!("{counters:?}"));
             let turns = native.idle_turns();
             let more = turns.saturating_sub(idle_turns);
             idle_turns = turns;
@@ -452,12 +522,15 @@ const MOST_SESSIONS: u64 = 8192;
 /// Longest time without a frame while gvproxy listens and nothing is wrong: a silent peer is noticed after 25 s.
 const LINK_PATIENCE: Duration = Duration::from_secs(40);
 
-/// What the enclave finds outside: an echo service.
+/// What enclaves find outside: an echo service, and one that ends first.
 async fn outside(side: ClientSide) {
-    let Ok(listener) = side.listen(u32::from(ECHO)) else { return };
+    let (Ok(echo), Ok(quote)) = (side.listen(u32::from(ECHO)), side.listen(u32::from(QUOTE.0))) else { return };
     loop {
-        let stream = listener.accept().await;
         let clock = side.clock();
-        side.spawn(async move { drop(app::echo(stream, Vec::new(), clock).await) });
+        tokio::select! {
+            biased;
+            stream = echo.accept() => side.spawn(async move { drop(app::echo(stream, Vec::new(), clock).await) }),
+            stream = quote.accept() => side.spawn(async move { drop(app::quote(stream, QUOTE.1, clock).await) }),
+        }
     }
 }
