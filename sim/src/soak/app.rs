@@ -147,14 +147,14 @@ async fn converse(stream: ServerStream, side: &ServerSide, rules: &Rules, book: 
                 return reader.stream.shutdown().await;
             }
             "up" => {
-                let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+                let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
                 reader.stream.write_all(head).await?;
                 let (early, stream) = reader.into_parts();
                 return echo(stream, early, clock).await;
             }
             "down" => {
                 let begun = clock.now();
-                let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: down\r\n\r\n";
+                let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
                 reader.stream.write_all(head).await?;
                 reader.stream.write_all(&pattern::bytes(request.id, request.len)).await?;
                 reader.stream.shutdown().await?;

@@ -308,7 +308,7 @@ impl Client {
             let verb = if transfer.server_first { "down" } else { "up" };
             let upgrade = async {
                 let line = format!("GET /{verb}/{id:x}/{len:x} HTTP/1.1");
-                let head = format!("{line}\r\nHost: app\r\nConnection: upgrade\r\nUpgrade: {verb}\r\n\r\n");
+                let head = format!("{line}\r\nHost: app\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
                 reader.stream.write_all(head.as_bytes()).await?;
                 reader.head().await
             };
