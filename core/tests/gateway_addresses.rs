@@ -95,7 +95,7 @@ impl World {
         let answer = self.frames(port).into_iter().rev().find(|frame| frame[34..38] == [0, 67, 0, 68])?;
         let payload = &answer[42..];
         let kind = payload[240..].windows(3).find(|option| option[..2] == [53, 1])?[2];
-        Some((kind, Ipv4Addr::from(*payload[16..].first_chunk::<4>().unwrap())))
+        Some((kind, Ipv4Addr::from(*payload[16..].first_chunk::<4>()?)))
     }
 
     fn duplicates(&mut self) -> Vec<Duplicate> {
