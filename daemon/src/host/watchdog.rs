@@ -51,15 +51,19 @@ mod tests {
     use tokio::sync::mpsc;
 
     #[tokio::test]
-    async fn a_data_thread_that_answers_is_fed_until_it_ends() {
+    async fn a_data_thread_that_answers_is_fed_again_and_again() {
         let (handle, _given) = data_thread();
         let (fed, mut meals) = mpsc::unbounded_channel();
         let feed = move || fed.send(()).unwrap();
-        let running = tokio::spawn(run(handle.clone(), Clock::start(), Duration::from_millis(30), feed));
-        for _ in 0..3 {
-            meals.recv().await.unwrap();
+        let three_meals = async {
+            for _ in 0..3 {
+                meals.recv().await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = run(handle.clone(), Clock::start(), Duration::from_millis(30), feed) => panic!("the thread has not ended"),
+            () = three_meals => {}
         }
         handle.stop();
-        running.await.unwrap();
     }
 }
