@@ -175,7 +175,7 @@ fn what_an_allow_rule_matches_is_open_unless_something_closes_it() {
         if !matches(&rule.0, flow) || config.deny.iter().any(|rule| matches(rule, flow)) {
             return TestResult::discard();
         }
-        config.allow.push(rule.0.clone());
+        config.allow.push(rule.0);
         // Its own rule among them, or another, or the flag.
         let open = !is_kept_closed(flow) || config.allow.iter().any(|rule| opens(rule, flow, config.imds));
         TestResult::from_bool((ask(&config, flow) == Verdict::Allow) == open)
