@@ -1,7 +1,7 @@
 //! Log output: human text on a terminal, one JSON object per line on request; on standard error or in a file, because
 //! standard output belongs to the supervised app.
 //!
-//! Nobody who logs waits for who reads: see [`lossy`]. What peers can cause over and over is logged as often as [`seldom!`]
+//! Nobody who logs waits for who reads: see [`mod@lossy`]. What peers can cause over and over is logged as often as [`mod@seldom`]
 //! allows.
 
 pub(crate) mod escape;

@@ -4,8 +4,8 @@
 //! Driven by: the gateway, fuzz. Drain: nothing; [`Dhcp::handle`] returns the one reply there may be.
 //! Bounds: at most [`LEASES_MAX`] addresses, and never more entries than addresses. An address is taken from somebody only
 //! after its lease, offer or quarantine ended; with none left the client hears nothing, and [`DhcpDrop::Exhausted`] counts.
-//! A [`Client::holder`] has at most a quarter of the addresses (64 at most, 2 at least), and a tenant three quarters; the last
-//! quarter is for holders that have none. Beyond that [`DhcpDrop::Share`] counts. When a link is gone its leases end after
+//! A holder (a machine, or a link of a listener) has at most a quarter of the addresses (64 at most, 2 at least), and a
+//! tenant three quarters; the last quarter is for holders that have none. Beyond that [`DhcpDrop::Share`] counts. When a link is gone its leases end after
 //! [`DhcpConfig::keep_address`].
 //!
 //! An address that [`Client::may_have`] denies is offered to nobody, and asking for it is refused: somebody uses it, whether

@@ -123,8 +123,8 @@ pub(crate) struct Args {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Published ports")]
 struct Ports {
-    /// Let a port of this host lead to a guest: PROTO tcp or udp, ADDR 127.0.0.1 unless given (*, 0.0.0.0 and [::] are all
-    /// interfaces, with IPv4 and IPv6), PORT a number or a service such as http, GUEST the device unless given, IPv6 in
+    /// Let a port of this host lead to a guest: PROTO tcp or udp, ADDR 127.0.0.1 unless given (*, 0.0.0.0 and :: in
+    /// brackets are all interfaces, with IPv4 and IPv6), PORT a number or a service such as http, GUEST the device unless given, IPv6 in
     /// brackets; repeatable
     #[arg(long, value_name = "[PROTO:][ADDR:]PORT=GUEST:PORT")]
     publish: Vec<Publish>,
@@ -196,8 +196,9 @@ struct Network {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "What guests may reach")]
 struct Policy {
-    /// Allow destinations: [PROTO:]DEST[:PORTS] with an address, a network, a name, `any`, `host` (this host's own addresses,
-    /// which `any` is not) or `enclaves` (each other); with one of these, all others are denied; repeatable
+    /// Allow destinations, such as tcp:192.0.2.0/24:443: an address, a network, a name, `any`, `host` (this host's own
+    /// addresses, which `any` is not) or `enclaves` (each other), with a protocol before it and ports behind it if wanted;
+    /// with one of these, all others are denied; repeatable
     #[arg(long, value_name = "RULE")]
     allow: Vec<Rule>,
 

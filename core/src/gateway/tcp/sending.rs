@@ -9,7 +9,7 @@ use super::*;
 /// within a few milliseconds. What it may be at most is [`FLUSH_WORK_LIMIT`].
 const FLUSH_WORK: usize = 16_384;
 
-/// The most work of one [`Tcp::flush`]: the last connection may send four segments of 64 KiB after all.
+/// The most work of one flush: the last connection may send four segments of 64 KiB after all.
 pub const FLUSH_WORK_LIMIT: u64 = (FLUSH_WORK + 1 + TURN * (1 + device::LONGEST / 512)) as u64;
 
 /// A connection's timer expires at most once within this time. All that smoltcp waits for takes a second or more.
