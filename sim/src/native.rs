@@ -30,7 +30,7 @@ use crate::{
     time::Clock,
     trace::Trace,
 };
-use nitrotap_core::gateway::{Config as GatewayConfig, Counters, Gateway, policy::PolicyConfig};
+use nitrotap_core::gateway::{Config as GatewayConfig, Counters, Gateway, Pin, policy::PolicyConfig};
 use std::{
     cell::{Cell, RefCell},
     io,
@@ -68,6 +68,7 @@ pub(crate) struct Config {
     pub(crate) seed: u64,
     pub(crate) exposed: Vec<Exposed>,
     pub(crate) resolve: Resolve,
+    pub(crate) pins: Vec<Pin>,
 }
 
 /// What the driver works with.
@@ -94,6 +95,7 @@ impl Native {
             largest_buffer: config.largest_buffer,
             policy: PolicyConfig { host_loopback: true, ..PolicyConfig::default() },
             seed: config.seed,
+            pins: config.pins,
             ..GatewayConfig::default()
         })
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;

@@ -304,6 +304,12 @@ fn start_native(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Res
             seed: mix(config.seed ^ 1 ^ site.clock.now().as_nanos()),
             exposed: exposed(config),
             resolve: resolve(config),
+            // An enclave that is away for longer than its address is kept may find it taken by a rogue, unless it is pinned.
+            pins: vec![nitrotap_core::gateway::Pin {
+                tenant: ENCLAVE_CID,
+                address: crate::gvproxy::ENCLAVE.into(),
+                mac: Some(ENCLAVE_MAC),
+            }],
         },
         group,
     )?;
