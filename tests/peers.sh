@@ -10,7 +10,7 @@ usage: tests/peers.sh gvproxy|vm|tools|rivals|all
   gvproxy  the host gateway enclaves use today
   vm       what the microVM test boots: qemu, a kernel with its vsock modules, a static busybox,
            vhost-device-vsock (built with cargo); x86_64 only
-  tools    curl, iperf3, wrk, nginx, ping, ip, ps
+  tools    curl, iperf3, wrk, nginx, slowhttptest, ping, ip, ps
   rivals   what tests/bench/rivals.sh compares with: pasta, slirp4netns, haproxy
   all      everything above
 
@@ -137,7 +137,7 @@ get_vhost_device_vsock() {
 }
 
 get_tools() {
-    packages tools curl:curl iperf3:iperf3 wrk:wrk nginx:nginx-light ping:iputils-ping ip:iproute2 ps:procps
+    packages tools curl:curl iperf3:iperf3 wrk:wrk nginx:nginx-light slowhttptest:slowhttptest ping:iputils-ping ip:iproute2 ps:procps
 }
 
 get_rivals() {

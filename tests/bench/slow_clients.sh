@@ -10,7 +10,7 @@
 #
 # Exits 1 if honest clients are worse off than behind nginx: a rate below 0.9 of it, or a p99 above 1.1 of it and 5 ms, or
 # errors where nginx has none. --smoke shows that it runs: one short round, and a goal only for us: honest clients are served.
-# Needs nginx, wrk, slowhttptest and curl (sh tests/peers.sh tools; Debian's package slowhttptest), and builds the release
+# Needs nginx, wrk, slowhttptest and curl (sh tests/peers.sh tools), and builds the release
 # binary unless NITROTAP_BIN names one.
 set -euo pipefail
 
@@ -30,7 +30,7 @@ main() {
     esac
     local tool mode
     for tool in nginx wrk slowhttptest curl; do
-        command -v "$tool" >/dev/null || fail "no $tool found; get it with: sh tests/peers.sh tools, apt install slowhttptest"
+        command -v "$tool" >/dev/null || fail "no $tool found; get it with: sh tests/peers.sh tools"
     done
     [[ -n ${NITROTAP_BIN:-} ]] || (cd "$repository" && cargo build --quiet --release -p nitrotap)
     start
