@@ -19,6 +19,7 @@ pub mod dns;
 mod duplicates;
 mod floods;
 mod foreign;
+mod formers;
 pub mod fragments;
 mod handled;
 pub mod limits;

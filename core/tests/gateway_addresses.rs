@@ -301,6 +301,106 @@ fn while_a_link_is_dialled_anew_its_address_is_nobody_elses() {
     }
 }
 
+/// For as long as somebody else dials without end, on the link or between two, with the owner's hardware address or another.
+#[test]
+fn who_had_an_address_for_long_gets_it_back_after_a_long_restart() {
+    for address in both() {
+        for (owner, rogue) in [(1, 2), (ANONYMOUS, ANONYMOUS + 1), (1, ANONYMOUS), (ANONYMOUS, 1)] {
+            for (mac, connected) in [(VICTIM, true), (ATTACKER, true), (VICTIM, false)] {
+                let mut world = World::new(Vec::new());
+                let link = world.link(owner);
+                world.says(link, VICTIM, address);
+                world.pass(600);
+                world.unlink(link);
+                let mut thief = world.link(rogue);
+                for round in 0..50 {
+                    world.pass(31);
+                    if !connected && round > 0 {
+                        thief = world.link(rogue);
+                    }
+                    world.says(thief, mac, address);
+                    assert_eq!(world.served(address, &[thief]), Some(thief), "nobody else wants it");
+                    world.pass(31);
+                    world.unlink(thief);
+                    if connected {
+                        thief = world.link(rogue);
+                        world.says(thief, mac, address);
+                    }
+                }
+                let back = world.link(owner);
+                world.says(back, VICTIM, address);
+                assert!(world.gateway.addresses().contains(&(VICTIM, back)));
+                if !connected {
+                    thief = world.link(rogue);
+                }
+                for claim in claims(mac, address).iter().chain(&claims(ATTACKER, address)) {
+                    assert_eq!(world.served(address, &[thief, back]), Some(back));
+                    world.send(thief, claim);
+                    world.pass(1);
+                }
+                // It is settled still.
+                world.unlink(back);
+                world.pass(31);
+                world.says(thief, mac, address);
+                assert_eq!(world.served(address, &[thief]), Some(thief));
+                let back = world.link(owner);
+                world.says(back, VICTIM, address);
+                assert_eq!(world.served(address, &[thief, back]), Some(back));
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_gets_back_what_it_had_for_a_moment_or_long_ago_or_what_another_one_has_had_for_long() {
+    for address in both() {
+        // How long the first one has it and is away, and the second one has it then; who comes back.
+        for (had, away, has, first) in
+            [(599, 31, 1, 1), (600, 31, 600, 1), (600, 3631, 1, 1), (600, 31, 1, 3), (0, 31, 0, 1), (600, 29, 700, 2)]
+        {
+            let mut world = World::new(Vec::new());
+            let link = world.link(1);
+            world.says(link, VICTIM, address);
+            world.pass(had);
+            world.unlink(link);
+            world.pass(away);
+            let second = if first == 2 { world.link(1) } else { world.link(2) };
+            world.says(second, VICTIM, address);
+            assert_eq!(world.served(address, &[second]), Some(second));
+            world.pass(has);
+            world.says(second, VICTIM, address);
+            let back = world.link(first);
+            for claim in claims(VICTIM, address).iter().chain(&claims(ATTACKER, address)) {
+                world.send(back, claim);
+                assert_eq!(world.served(address, &[second, back]), Some(second), "{had} {away} {has} {first}");
+            }
+            assert!(world.gateway.addresses().contains(&(VICTIM, second)));
+        }
+    }
+}
+
+#[test]
+fn a_lease_gives_way_to_who_had_its_address_for_long() {
+    let ask = |address| Dhcp { kind: 3, requested: Some(address), ..Dhcp::default() };
+    for address in [DEFAULT, Ipv4Addr::new(192, 168, 127, 9)] {
+        let mut world = World::new(Vec::new());
+        let link = world.link(1);
+        world.says(link, VICTIM, address.into());
+        world.pass(600);
+        world.unlink(link);
+        world.pass(31);
+        let (other, third) = (world.link(2), world.link(3));
+        assert_eq!(world.dhcp(other, ATTACKER, &ask(address)).unwrap().0, if address == DEFAULT { NAK } else { ACK });
+        let back = world.link(1);
+        assert_eq!(world.dhcp(third, [2, 0, 0, 0, 0, 9], &ask(address)).unwrap().0, NAK);
+        if address != DEFAULT {
+            assert_eq!(world.dhcp(back, VICTIM, &ask(address)), Some((ACK, address)));
+            assert_eq!(world.dhcp(other, ATTACKER, &ask(address)), Some((NAK, Ipv4Addr::UNSPECIFIED)));
+            assert_eq!(world.served(address.into(), &[back, other]), Some(back));
+        }
+    }
+}
+
 #[test]
 fn a_lease_outlives_its_link_if_its_client_comes_back_without_asking() {
     let mut world = World::new(Vec::new());

@@ -4,7 +4,7 @@
 //! Owns: addresses and who waits for them. Driven by: the machine. Drain: [`Neighbours::due`] at [`Neighbours::next`].
 //! An address belongs to the link that said so first, as long as that link is up, however silent it is. When the link is
 //! gone, its tenant alone gets the address for a while ([`super::Config::keep_address`]): a link that is only dialled anew
-//! finds its address free. After that it is whoever's comes first.
+//! finds its address free. After that it is whoever's comes first, but for those who had it for long ([`super::formers`]).
 //! Bounds: [`MAX_NEIGHBOURS`] addresses of either family, and no more of IPv4 than the subnet has. Of them a machine, or a link
 //! of a listener, has at most [`MAX_PER_HOLDER`]; of IPv4 at most a quarter of the subnet, and where three quarters are taken
 //! none but its first. What links of a listener leave behind is at most as much as one of them may have. [`MAX_ASKED`] are
@@ -13,6 +13,7 @@
 
 use super::switch::AGEING;
 use super::{
+    formers::{Formers, Tenure},
     output::{FlowId, SessionId},
     port::{Holder, PortId, Ports},
 };
@@ -60,6 +61,7 @@ struct Known {
     /// When its owner last said so.
     seen: Instant,
     kept: Kept,
+    tenure: Tenure,
 }
 
 /// How long an address stays its owner's.
@@ -126,6 +128,7 @@ pub(super) struct Neighbours {
     gone: Vec<IpAddr>,
     /// Those that are [`Kept::Until`], the first one that will be free first.
     kept: BTreeSet<(Instant, IpAddr)>,
+    formers: Formers<IpAddr>,
     asked: BTreeMap<IpAddr, Asked>,
     waiting_bytes: usize,
 }
@@ -141,6 +144,7 @@ impl Neighbours {
             keep,
             gone: Vec::new(),
             kept: BTreeSet::new(),
+            formers: Formers::new(),
             asked: BTreeMap::new(),
             waiting_bytes: 0,
         }
@@ -162,19 +166,28 @@ impl Neighbours {
         let Some(holder) = ports.holder(new.port) else { return Ok(Claimed::default()) };
         let mut claimed = Claimed::default();
         match self.known.get(&address).copied() {
-            Some(known) if is_anothers(now, ports, &known, new.port) => return Err(Spoofed),
+            Some(known) if is_anothers(now, ports, &known, new.port) => {
+                if !self.comes_first(now, &known, address, holder.tenant) {
+                    return Err(Spoofed);
+                }
+                claimed.moved = true;
+                self.insert(now, address, new, holder, Tenure::begin(now, true));
+            }
             Some(known) if known.place == new && known.kept == Kept::Up => {
                 if now.since(known.seen) >= REFRESH {
-                    self.insert(now, address, new, holder);
+                    self.insert(now, address, new, holder, known.tenure);
                 }
             }
-            Some(_) => {
+            Some(known) => {
                 claimed.moved = true;
-                self.insert(now, address, new, holder);
+                let stays = known.place.port == new.port && known.kept == Kept::Up;
+                let tenure = if stays { known.tenure } else { Tenure::begin(now, known.tenure.is_settled(now)) };
+                self.insert(now, address, new, holder, tenure);
             }
             None if self.has_room(now, holder, address.is_ipv6(), leased) => {
                 claimed.moved = true;
-                self.insert(now, address, new, holder);
+                let settled = self.formers.comes_first(now, address, holder.tenant);
+                self.insert(now, address, new, holder, Tenure::begin(now, settled));
             }
             None => claimed.full = true,
         }
@@ -187,6 +200,19 @@ impl Neighbours {
     /// Whether `address` belongs to somebody whom `port` may not speak for.
     pub(super) fn is_elsewhere(&self, now: Instant, ports: &Ports, address: IpAddr, port: PortId) -> bool {
         self.known.get(&address).is_some_and(|known| is_anothers(now, ports, known, port))
+            && !self.is_former(now, ports, address, port)
+    }
+
+    /// Whether `address` is another's now, and that one gives way to the tenant of `port`.
+    pub(super) fn is_former(&self, now: Instant, ports: &Ports, address: IpAddr, port: PortId) -> bool {
+        !self.formers.is_empty()
+            && self.known.get(&address).zip(ports.get(port)).is_some_and(|(known, port)| {
+                known.holder.tenant != port.tenant && self.comes_first(now, known, address, port.tenant)
+            })
+    }
+
+    fn comes_first(&self, now: Instant, known: &Known, address: IpAddr, tenant: u32) -> bool {
+        !known.tenure.is_settled(now) && self.formers.comes_first(now, address, tenant)
     }
 
     pub(super) fn find(&self, address: IpAddr) -> Option<Neighbour> {
@@ -233,9 +259,12 @@ impl Neighbours {
         true
     }
 
-    fn insert(&mut self, now: Instant, address: IpAddr, place: Neighbour, holder: Holder) {
+    fn insert(&mut self, now: Instant, address: IpAddr, place: Neighbour, holder: Holder, tenure: Tenure) {
         self.forget(address);
-        self.known.insert(address, Known { place, holder, seen: now, kept: Kept::Up });
+        if self.formers.comes_first(now, address, holder.tenant) {
+            self.formers.forget(address);
+        }
+        self.known.insert(address, Known { place, holder, seen: now, kept: Kept::Up, tenure });
         self.known_v6 += usize::from(address.is_ipv6());
         self.held.entry((holder, address.is_ipv6())).or_default().insert((now, address));
     }
@@ -316,10 +345,14 @@ impl Neighbours {
         for address in std::mem::take(&mut self.gone) {
             if let Some(known) = self.known.get_mut(&address).filter(|known| known.kept == Kept::Gone) {
                 known.kept = Kept::Until(until);
+                known.tenure.pause(now);
                 self.kept.insert((until, address));
             }
         }
-        while let Some(&(_, address)) = self.kept.first().filter(|(until, _)| *until <= now) {
+        while let Some(&(until, address)) = self.kept.first().filter(|(until, _)| *until <= now) {
+            if let Some(known) = self.known.get(&address).filter(|known| known.tenure.is_settled(until)) {
+                self.formers.remember(until, address, known.holder.tenant);
+            }
             self.forget(address);
         }
     }

@@ -5,9 +5,13 @@
 //!
 //! An address stays where it is as long as its link is up, and a while longer for links of the same tenant
 //! ([`super::Config::keep_address`]): unlike in gvproxy, nobody can take over what another enclave gets by using its address.
+//! Later on, tenants that had it for long come before others ([`super::formers`]).
 //! Ageing (IEEE 802.1Q section 8.8.3) makes room for other addresses of the same link only.
 
-use super::port::{PortId, Ports};
+use super::{
+    formers::{Formers, Tenure},
+    port::{PortId, Ports},
+};
 use crate::time::Instant;
 use core::time::Duration;
 use foldhash::fast::FixedState;
@@ -29,6 +33,7 @@ const REFRESH: Duration = Duration::from_secs(1);
 struct Learned {
     port: PortId,
     seen: Instant,
+    tenure: Tenure,
 }
 
 /// What became of a source address.
@@ -51,6 +56,7 @@ struct Kept {
     mac: [u8; 6],
     /// `None` until the next call that says what time it is.
     until: Option<Instant>,
+    tenure: Tenure,
 }
 
 /// See the module.
@@ -61,6 +67,7 @@ pub(super) struct Switch {
     per_port: BTreeMap<PortId, OfPort>,
     /// Addresses of links that are gone, the one that will be free first in front.
     kept: VecDeque<Kept>,
+    formers: Formers<[u8; 6]>,
     keep: Duration,
     /// Addresses that are one tenant's, there or not.
     pinned: BTreeMap<[u8; 6], u32>,
@@ -78,7 +85,7 @@ impl Switch {
     /// With the gateway's own address, and those that are one tenant's each; another one is kept for `keep` when its link is gone.
     pub(super) fn new(own: [u8; 6], seed: u64, keep: Duration, pinned: BTreeMap<[u8; 6], u32>) -> Self {
         let learned = HashMap::with_hasher(FixedState::with_seed(seed));
-        Self { own, learned, per_port: BTreeMap::new(), kept: VecDeque::new(), keep, pinned }
+        Self { own, learned, per_port: BTreeMap::new(), kept: VecDeque::new(), formers: Formers::new(), keep, pinned }
     }
 
     /// A frame with this source came from `port`.
@@ -103,18 +110,24 @@ impl Switch {
                 learned.seen = now;
                 Learning::Known
             }
-            Some(learned) if !ports.may_take_over(learned.port, port) => Learning::Spoofed,
-            Some(_) => {
-                self.forget(source);
-                self.add(now, port, source)
-            }
-            None => {
-                if self.is_kept(now, ports, port, source) {
-                    Learning::Spoofed
+            Some(learned) if !ports.may_take_over(learned.port, port) => {
+                let (old, tenure) = (learned.port, learned.tenure);
+                if self.gives_way(now, ports, (Some(old), tenure), port, source) {
+                    self.forget(source);
+                    self.add(now, port, source, true)
                 } else {
-                    self.add(now, port, source)
+                    Learning::Spoofed
                 }
             }
+            Some(learned) => {
+                let settled = learned.tenure.is_settled(now);
+                self.forget(source);
+                self.add(now, port, source, settled)
+            }
+            None => match self.take_kept(now, ports, port, source) {
+                Some(settled) => self.add(now, port, source, settled),
+                None => Learning::Spoofed,
+            },
         };
         if matches!(learning, Learning::Known | Learning::New)
             && let Some(port) = ports.get_mut(port)
@@ -135,13 +148,13 @@ impl Switch {
             return;
         }
         for (mac, _) in self.addresses().into_iter().filter(|(_, at)| *at == port) {
-            self.learned.remove(&mac);
+            let Some(Learned { tenure, .. }) = self.learned.remove(&mac) else { continue };
             if self.kept.iter().filter(|kept| kept.tenant == tenant).count() >= MAX_KEPT
                 && let Some(oldest) = self.kept.iter().position(|kept| kept.tenant == tenant)
             {
                 self.kept.remove(oldest);
             }
-            self.kept.push_back(Kept { tenant, mac, until: None });
+            self.kept.push_back(Kept { tenant, mac, until: None, tenure });
         }
     }
 
@@ -149,9 +162,12 @@ impl Switch {
     pub(super) fn stamp(&mut self, now: Instant) {
         for kept in self.kept.iter_mut().rev().take_while(|kept| kept.until.is_none()) {
             kept.until = Some(now + self.keep);
+            kept.tenure.pause(now);
         }
-        while self.kept.front().and_then(|kept| kept.until).is_some_and(|until| until <= now) {
-            self.kept.pop_front();
+        while let Some(until) = self.kept.front().and_then(|kept| kept.until).filter(|until| *until <= now) {
+            if let Some(kept) = self.kept.pop_front().filter(|kept| kept.tenure.is_settled(until)) {
+                self.formers.remember(until, kept.mac, kept.tenant);
+            }
         }
     }
 
@@ -165,22 +181,39 @@ impl Switch {
         all
     }
 
-    /// Whether an address is kept for another tenant than that of `port`.
-    fn is_kept(&mut self, now: Instant, ports: &Ports, port: PortId, mac: [u8; 6]) -> bool {
-        if self.kept.is_empty() {
-            return false;
-        }
+    /// Takes an address that is on no link for `port`; whether its tenant had it for long, or `None` if it is kept for another one.
+    fn take_kept(&mut self, now: Instant, ports: &Ports, port: PortId, mac: [u8; 6]) -> Option<bool> {
+        let tenant = ports.get(port)?.tenant;
         self.stamp(now);
-        let tenant = ports.get(port).map(|port| port.tenant);
-        let Some(at) = self.kept.iter().position(|kept| kept.mac == mac) else { return false };
-        if self.kept.get(at).map(|kept| kept.tenant) != tenant {
-            return true;
+        let Some(at) = self.kept.iter().position(|kept| kept.mac == mac) else {
+            return Some(self.formers.comes_first(now, mac, tenant));
+        };
+        let kept = self.kept.get(at)?;
+        let (own, tenure) = (kept.tenant == tenant, kept.tenure);
+        if !own && !self.gives_way(now, ports, (None, tenure), port, mac) {
+            return None;
         }
         self.kept.remove(at);
-        false
+        Some(!own || tenure.is_settled(now))
     }
 
-    fn add(&mut self, now: Instant, port: PortId, source: [u8; 6]) -> Learning {
+    /// Whether the tenant that has an address, on the link `old` or on none, gives way to that of `port`.
+    fn gives_way(
+        &self,
+        now: Instant,
+        ports: &Ports,
+        (old, tenure): (Option<PortId>, Tenure),
+        port: PortId,
+        mac: [u8; 6],
+    ) -> bool {
+        let tenant = |port: PortId| ports.get(port).map(|port| port.tenant);
+        !self.formers.is_empty()
+            && !tenure.is_settled(now)
+            && old.is_none_or(|old| tenant(old) != tenant(port))
+            && tenant(port).is_some_and(|tenant| self.formers.comes_first(now, mac, tenant))
+    }
+
+    fn add(&mut self, now: Instant, port: PortId, source: [u8; 6], settled: bool) -> Learning {
         let of_port = self.per_port.entry(port).or_default();
         let full = of_port.count >= MAX_MACS_PER_PORT || self.learned.len() >= MAX_MACS;
         if full && of_port.aged.is_none_or(|aged| now.since(aged) >= REFRESH) {
@@ -195,7 +228,11 @@ impl Switch {
             return Learning::Full;
         }
         of_port.count += 1;
-        self.learned.insert(source, Learned { port, seen: now });
+        // Whoever came first is here.
+        if settled {
+            self.formers.forget(source);
+        }
+        self.learned.insert(source, Learned { port, seen: now, tenure: Tenure::begin(now, settled) });
         Learning::New
     }
 

@@ -191,6 +191,11 @@ impl Pool {
         own
     }
 
+    /// Whoever has `address` gives way to who had it before.
+    pub(super) fn give_way(&mut self, address: Ipv4Addr) {
+        self.forget(address);
+    }
+
     /// A client was heard of with its address on another link of its tenant, without asking again: its lease goes on.
     pub(super) fn moved(&mut self, now: Instant, client: &Client<'_>, mac: Mac, address: Ipv4Addr) {
         self.pass(now);

@@ -95,6 +95,11 @@ impl Dhcp {
         self.pool.moved(now, client, mac, address);
     }
 
+    /// `address` is leased to whoever gives way to its former owner, who asks for it.
+    pub fn give_way(&mut self, address: Ipv4Addr) {
+        self.pool.give_way(address);
+    }
+
     /// The address that a message asks for.
     #[must_use]
     pub fn asked_for(payload: &[u8]) -> Option<Ipv4Addr> {

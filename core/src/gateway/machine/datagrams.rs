@@ -267,6 +267,9 @@ impl Gateway {
         }
         // A twin asks for what its double has, and changes nothing.
         let home = self.switch.find(mac).unwrap_or(port);
+        if let Some(address) = Dhcp::asked_for(data).filter(|address| self.is_former(now, home, (*address).into())) {
+            self.dhcp.give_way(address);
+        }
         let Self { pins, neighbours, ports, dhcp, .. } = self;
         let may_have = |address: Ipv4Addr| packets::may_have(pins, neighbours, ports, now, (home, mac), address.into());
         let pinned = ports.get(home).and_then(|home| {

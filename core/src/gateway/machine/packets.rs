@@ -74,6 +74,11 @@ impl Gateway {
         may_have(&self.pins, &self.neighbours, &self.ports, now, from, address)
     }
 
+    /// Whether another tenant has an address, but gives way to that of `port`.
+    pub(super) fn is_former(&self, now: Instant, port: PortId, address: IpAddr) -> bool {
+        self.neighbours.is_former(now, &self.ports, address, port)
+    }
+
     /// Whether a station may send as `address`. Of two with one address each may, and is answered by its link; but not where
     /// the operator says whose it is.
     pub(super) fn may_use(&self, from: (PortId, [u8; 6]), address: IpAddr) -> bool {
