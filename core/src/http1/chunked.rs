@@ -42,22 +42,19 @@ impl Scanner {
         matches!(self.0, State::End)
     }
 
-    /// Whether the bytes are no chunked body. Then every further byte counts as part of it, so that nothing behind the
-    /// fault is taken for another message.
+    /// Whether the bytes are no chunked body. Then nothing behind the fault is a body or another message: some readers would
+    /// see the end there, others later.
     #[must_use]
     pub const fn is_broken(&self) -> bool {
         matches!(self.0, State::Broken)
     }
 
-    /// Follows the body through `bytes`. Gives how many of them belong to it.
+    /// Follows the body through `bytes`. Gives how many of them belong to it: up to its end, or to its fault.
     pub fn advance(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
-            if self.is_end() {
+            if self.is_end() || self.is_broken() {
                 break;
-            }
-            if self.is_broken() {
-                return bytes.len();
             }
             if let State::Data(left) = self.0 {
                 let step = left.min((bytes.len() - at) as u64);
@@ -66,7 +63,7 @@ impl Scanner {
                 self.0 = if step == left { State::DataCr } else { State::Data(left - step) };
             } else {
                 self.0 = self.0.after(bytes[at]);
-                at += 1;
+                at += usize::from(!self.is_broken());
             }
         }
         at
@@ -152,8 +149,9 @@ mod tests {
             b"2\r\rhi",
         ] {
             let mut scanner = Scanner::new();
-            assert_eq!(scanner.advance(body), body.len(), "{}", body.escape_ascii());
-            assert!(scanner.is_broken(), "{}", body.escape_ascii());
+            let fault = scanner.advance(body);
+            assert!(scanner.is_broken() && fault < body.len(), "{}", body.escape_ascii());
+            assert_eq!(scanner.advance(b"0\r\n\r\n"), 0, "nothing comes behind it");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! An upstream with a base path offers what is below it and nothing else. Apps normalise paths in many ways before
 //! they look anything up: they decode percent-encoding, some of them twice, take a backslash for a slash, and drop the
-//! parameters of a segment. So dot segments as RFC 3986 knows them are removed here (its section 5.2.4), and a path
+//! parameters of a segment or control characters in it. Some know `%uXXXX`, or take wide letters for those of ASCII. So dot segments as RFC 3986 knows them are removed here (its section 5.2.4), and a path
 //! that becomes one in any other way is refused.
 
 use std::borrow::Cow;
@@ -12,13 +12,13 @@ use std::borrow::Cow;
 #[error("the path has a hidden dot segment")]
 pub struct Hidden;
 
-/// How often percent-encoding is taken off in search of a dot segment; what is still encoded after that is a name.
-const DEPTH: usize = 3;
+/// How often percent-encoding is taken off in search of a dot segment; what is still encoded after that hides something.
+const DEPTH: usize = 8;
 
 /// The `path`, which begins with a slash, without its dot segments; the result stays below `/` for every reader.
 pub fn contained(path: &str) -> Result<Cow<'_, str>, Hidden> {
     // Nearly every path has no dot segment in any spelling.
-    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%' | b'\\')) {
+    if !path.bytes().any(|byte| matches!(byte, b'.' | b'%' | b'\\') || !byte.is_ascii()) {
         return Ok(Cow::Borrowed(path));
     }
     let plain = remove_dot_segments(path);
@@ -30,24 +30,22 @@ pub fn contained(path: &str) -> Result<Cow<'_, str>, Hidden> {
         let before = bytes.len();
         bytes = decoded(&bytes);
         if bytes.len() == before {
-            break;
+            return Ok(plain);
         }
     }
-    Ok(plain)
+    Err(Hidden)
 }
 
-/// Whether an app may take a segment for "one level up": dots, then nothing, parameters, or what is trimmed.
+/// Whether an app may take a segment for "one level up": two dots, then nothing or parameters, with what is left out between.
 fn may_lead_up(segment: &[u8]) -> bool {
     let segment = segment.split(|byte| *byte == b';').next().unwrap_or_default();
-    let is_trimmed = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
-    let end = segment.iter().rposition(|byte| !is_trimmed(byte)).map_or(0, |last| last + 1);
-    let start = segment.iter().position(|byte| !is_trimmed(byte)).unwrap_or(end);
+    let is_dots =
+        |text: &[u8]| text.iter().filter(|byte| **byte > b' ' && **byte != 0x7f).take(3).eq([b'.', b'.'].iter());
     // A C string ends at its first zero byte.
-    let text = segment[start..end].split(|byte| *byte == 0).next().unwrap_or_default();
-    text == b".."
+    is_dots(segment) || is_dots(segment.split(|byte| *byte == 0).next().unwrap_or_default())
 }
 
-/// Takes off one layer of percent-encoding, and the two-byte forms of ASCII that careless decoders accept (`%c0%ae`).
+/// Takes off one layer of percent-encoding, and the longer forms of ASCII that careless decoders accept (`%c0%ae`).
 fn decoded(path: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -58,18 +56,42 @@ fn decoded(path: &[u8]) -> Vec<u8> {
                 bytes.push(hex(*high) << 4 | hex(*low));
                 rest = tail;
             }
+            // ECMA-262 annex B.2.1, and old servers.
+            [b'%', b'u' | b'U', a, b, c, d, tail @ ..]
+                if [a, b, c, d].iter().all(|digit| digit.is_ascii_hexdigit()) =>
+            {
+                let unit = [a, b, c, d].iter().fold(0, |unit, digit| unit << 4 | u32::from(hex(**digit)));
+                bytes.extend(
+                    char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER).encode_utf8(&mut [0; 4]).bytes(),
+                );
+                rest = tail;
+            }
             [byte, tail @ ..] => {
                 bytes.push(*byte);
                 rest = tail;
             }
         }
-        if let [.., lead @ (0xc0 | 0xc1), last @ 0x80..=0xbf] = bytes[..] {
-            let ascii = (lead & 1) << 6 | last & 0x3f;
-            bytes.truncate(bytes.len() - 2);
-            bytes.push(ascii);
+        if let Some((len, ascii)) = longer_form(&bytes) {
+            bytes.truncate(bytes.len() - len);
+            bytes.extend_from_slice(ascii.as_bytes());
         }
     }
     bytes
+}
+
+/// How many bytes at the end of a text some reader takes for a dot or a slash, or another letter of ASCII: forms of UTF-8 that are too
+/// long, and what compatibility mappings fold (`FULL STOP` and `SOLIDUS` in other widths, Unicode Standard Annex #15).
+fn longer_form(bytes: &[u8]) -> Option<(usize, String)> {
+    let ascii = |high: u8, low: u8| char::from((high & 1) << 6 | low & 0x3f).to_string();
+    Some(match bytes {
+        [.., 0xe0, middle @ (0x80 | 0x81), last @ 0x80..=0xbf] => (3, ascii(*middle, *last)),
+        [.., lead @ (0xc0 | 0xc1), last @ 0x80..=0xbf] => (2, ascii(*lead, *last)),
+        [.., 0xef, 0xbc, 0x8e] | [.., 0xef, 0xb9, 0x92] | [.., 0xe2, 0x80, 0xa4] => (3, ".".into()),
+        [.., 0xe2, 0x80, 0xa5] => (3, "..".into()),
+        [.., 0xef, 0xbc, 0x8f] => (3, "/".into()),
+        [.., 0xef, 0xbc, 0xbc] | [.., 0xef, 0xb9, 0xa8] => (3, "\\".into()),
+        _ => return None,
+    })
 }
 
 const fn hex(digit: u8) -> u8 {
@@ -161,6 +183,9 @@ mod tests {
             "//",
             "/%",
             "/%2",
+            "/%u002",
+            "/％/日本/‧",
+            "/%25252525",
         ] {
             assert_eq!(contained(path).as_deref(), Ok(path), "{path}");
         }
@@ -186,6 +211,23 @@ mod tests {
             "/..%c0%afadmin",
             "/a/%2e%2e%3b/admin",
             "/..%c1%9cadmin",
+            "/%u002e%U002E/admin",
+            "/%25u002e./admin",
+            "/..%u002fadmin",
+            "/..%U005cadmin",
+            "/%uff0e%uff0e/admin",
+            "/%e0%80%ae%e0%80%ae/admin",
+            "/..%e0%80%afadmin",
+            "/%ef%bc%8e%ef%bc%8e/admin",
+            "/．．/admin",
+            "/‥/admin",
+            "/..／admin",
+            "/..%ef%bc%bcadmin",
+            "/.%00./admin",
+            "/.%0d%20./admin",
+            "/..%00x/admin",
+            "/%2525252525252e./admin",
+            "/%252525252525252525252525252525252e",
         ] {
             assert_eq!(contained(path), Err(Hidden), "{path}");
         }
@@ -206,8 +248,29 @@ mod tests {
 
     #[test]
     fn law_no_app_is_led_out_of_the_base_however_often_it_decodes() {
-        const PARTS: [&str; 17] =
-            ["/", "/", ".", ".", "..", "%2e", "%2E", "%2f", "%5c", "\\", ";", "%25", "2e", "2f", "a", "%3b", "%c0%ae"];
+        const PARTS: [&str; 21] = [
+            "/",
+            "/",
+            ".",
+            ".",
+            "..",
+            "%2e",
+            "%2E",
+            "%2f",
+            "%5c",
+            "\\",
+            ";",
+            "%25",
+            "2e",
+            "2f",
+            "a",
+            "%3b",
+            "%c0%ae",
+            "%u002e",
+            "u002f",
+            "%e0%80%ae",
+            "．",
+        ];
         fn law(choices: Vec<u8>) -> bool {
             let path: String = choices.iter().map(|c| PARTS[*c as usize % PARTS.len()]).collect();
             let Ok(path) = contained(&format!("/{path}")).map(Cow::into_owned) else { return true };

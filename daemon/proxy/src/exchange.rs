@@ -157,6 +157,11 @@ enum Body {
     Chunked(Scanner),
 }
 
+/// As hyper says it of bodies that it cannot read itself.
+fn no_body() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not a chunked body")
+}
+
 /// A client's stream as one hyper connection sees it.
 #[derive(Debug)]
 pub(crate) struct Exchange<S> {
@@ -237,6 +242,11 @@ impl<S> Exchange<S> {
         head + body
     }
 
+    /// Whether the end of the body cannot be told: hyper, which would take some of the faults, gets none.
+    const fn is_broken(&self) -> bool {
+        matches!(&self.body, Body::Chunked(scanner) if scanner.is_broken())
+    }
+
     /// Whether the request has been given to hyper to its end.
     pub(crate) fn is_read(&self) -> bool {
         self.head_left == 0
@@ -264,7 +274,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Exchange<S> {
             let taken = this.take(&buf.filled()[before..]);
             this.ahead.extend_from_slice(&buf.filled()[before + taken..]);
             buf.set_filled(before + taken);
-            debug_assert!(taken > 0, "there was something left to read");
+            if taken == 0 {
+                debug_assert!(this.is_broken(), "there was something left to read");
+                return Poll::Ready(Err(no_body()));
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -279,6 +292,9 @@ impl<S: AsyncRead + Unpin> Exchange<S> {
         buf.put_slice(&some[..taken]);
         ahead.drain(..taken);
         self.ahead = ahead;
+        if taken == 0 && self.is_broken() {
+            return Poll::Ready(Err(no_body()));
+        }
         if taken == 0 {
             // It belongs to the next request, which has to wait; it also says that the client is there.
             self.side.idle.store(self.side.written.load(Relaxed), Relaxed);

@@ -7,8 +7,10 @@
 use http::{HeaderMap, HeaderName};
 
 /// Fields about the client or the original request that apps believe, beside every `X-Forwarded` one.
-const CLAIMS: [&str; 10] = [
+const CLAIMS: [&str; 24] = [
     "forwarded",
+    "forwarded-for",
+    "x-forward-for",
     "x-real-ip",
     "x-client-ip",
     "client-ip",
@@ -18,6 +20,18 @@ const CLAIMS: [&str; 10] = [
     "x-original-host",
     "x-original-url",
     "x-rewrite-url",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-originating-ip",
+    "x-host",
+    "x-scheme",
+    "x-url-scheme",
+    "front-end-https",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "x-appengine-user-ip",
+    "x-envoy-external-address",
 ];
 
 /// Fields that frame or route a message, or say who speaks.

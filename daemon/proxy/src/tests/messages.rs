@@ -120,6 +120,35 @@ fn trailers_pass_unannounced_both_ways_but_not_those_of_a_head() {
     });
 }
 
+/// hyper would take a bare line feed in a trailer section, and with it the next request for a field.
+#[test]
+fn a_chunked_body_whose_end_can_be_told_in_two_ways_ends_the_connection() {
+    for body in [
+        "0\r\n\n",
+        "0\r\nX: a\n\n",
+        "0\r\nX: a\nY: b\r\n\r\n",
+        "2;a\nb\r\nhi\r\n0\r\n\r\n",
+        "2\r\nhi\n0\r\n\r\n",
+        "x\r\n",
+    ] {
+        for pieces in [1, 2] {
+            run(Config::default(), async |w| {
+                let mut client = w.client();
+                client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                client.send(&body[..pieces - 1]).await;
+                client.send(&format!("{}{GET}", &body[pieces - 1..])).await;
+                client.finish().await;
+                let answer = client.rest().await;
+                assert!(
+                    answer.starts_with("HTTP/1.1 400 ") && answer.matches("HTTP/1.1 ").count() == 1,
+                    "{body:?}: {answer}"
+                );
+                assert_eq!(w.pool().dials, 0, "{body:?}");
+            });
+        }
+    }
+}
+
 #[test]
 fn odd_bytes_of_a_target_pass_encoded_on_every_request_of_a_connection() {
     run(Config::default(), async |w| {
