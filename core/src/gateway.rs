@@ -12,6 +12,7 @@
 //! arrive as what they are; everything is bounded.
 
 mod arena;
+mod asker;
 mod config;
 mod counters;
 pub mod dhcp;
@@ -43,6 +44,7 @@ mod timers;
 pub mod turns;
 mod wire;
 
+pub use asker::port_unreachable;
 pub use config::{Allocate, Config, ConfigError};
 pub use counters::Counters;
 pub use duplicates::{Duplicate, Station};

@@ -260,7 +260,11 @@ fn a_connection_for_which_there_is_no_memory_is_refused() {
         assert_eq!(gateway.handle_frame(NOW, port, &syn), Handled::Done);
         let dial = outputs(&mut gateway).into_iter().find_map(|output| match output {
             Output::Dial { flow, .. } => Some(flow),
-            Output::Flow(_) | Output::Closed { .. } | Output::SessionClosed(_) | Output::Frames(_) => None,
+            Output::Flow(_)
+            | Output::Closed { .. }
+            | Output::SessionClosed(_)
+            | Output::SessionRefused(_)
+            | Output::Frames(_) => None,
         });
         gateway.dialed(NOW, dial.unwrap(), Ok(()));
         let answer = frames(&mut gateway, port).pop().unwrap();

@@ -286,6 +286,27 @@ fn a_refused_datagram_ends_its_session_and_nobody_elses() {
     assert!(!closed(&mut hand));
     hand.gateway.handle_frame(hand.now, hand.port, &error(&NET, 3, 3, 0, &about));
     assert!(closed(&mut hand));
+    let asker: Vec<_> = hand.outputs.iter().filter(|output| **output == Output::SessionRefused(session)).collect();
+    assert_eq!(asker.len(), 1, "who asked is told, once");
+}
+
+#[test]
+fn a_guest_that_refuses_an_answer_has_no_asker_to_be_told() {
+    let mut hand = Hand::new(NET);
+    let question = [&5000_u16.to_be_bytes()[..], &[0, 53, 0, 9, 0, 0, b'x']].concat();
+    let question = frame(&ip(NET.guest, [203, 0, 113, 9].into(), 17, &question));
+    let Handled::Datagram { session, .. } = hand.gateway.handle_frame(hand.now, hand.port, &question) else {
+        panic!("it is a datagram");
+    };
+    hand.gateway.handle_datagram(hand.now, session, b"answer");
+    hand.gateway.flush(hand.now);
+    let bytes = hand.gateway.pending(hand.port).to_vec();
+    let (sent, _) = Framing::Hyperkit.split(&bytes).unwrap();
+    let about = sent[14..].to_vec();
+    hand.gateway.handle_frame(hand.now, hand.port, &error(&NET, 3, 3, 0, &about));
+    hand.segments();
+    assert!(hand.outputs.contains(&Output::SessionClosed(session)));
+    assert!(!hand.outputs.contains(&Output::SessionRefused(session)));
 }
 
 #[test]

@@ -209,7 +209,11 @@ impl World {
                 assert_eq!(*guest, SocketAddr::from((ip(A), 40_000)));
                 Some((*flow, *target))
             }
-            Output::Flow(_) | Output::Closed { .. } | Output::SessionClosed(_) | Output::Frames(_) => None,
+            Output::Flow(_)
+            | Output::Closed { .. }
+            | Output::SessionClosed(_)
+            | Output::SessionRefused(_)
+            | Output::Frames(_) => None,
         });
         if let Some((flow, target)) = dial {
             self.gateway.abort(NOW, flow);

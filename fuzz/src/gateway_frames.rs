@@ -293,7 +293,7 @@ impl World {
                     self.keys.remove(&flow);
                 }
                 Output::SessionClosed(session) => self.sessions.retain(|other| *other != session),
-                Output::Flow(_) => {}
+                Output::Flow(_) | Output::SessionRefused(_) => {}
                 Output::Frames(port) => self.take(port),
             }
         }

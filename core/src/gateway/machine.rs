@@ -364,7 +364,7 @@ impl Gateway {
                 }
                 Output::Closed { flow, .. } => self.release(held::User::Flow(flow)),
                 Output::SessionClosed(session) => self.release(held::User::Session(session)),
-                Output::Dial { .. } | Output::Frames(_) => {}
+                Output::Dial { .. } | Output::Frames(_) | Output::SessionRefused(_) => {}
             }
             return Some(output);
         }

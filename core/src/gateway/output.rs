@@ -91,6 +91,8 @@ pub enum Output {
         /// How.
         how: Closed,
     },
+    /// The guest has nobody where the world's session leads, and says so: whoever asked may be told. The session ends next.
+    SessionRefused(SessionId),
     /// A session is over: it was idle, or another one needed its place.
     SessionClosed(SessionId),
     /// Frames wait for a link: [`super::Gateway::pending`].

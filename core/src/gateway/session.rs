@@ -142,6 +142,11 @@ impl Sessions {
         self.sessions.get(id.0)
     }
 
+    /// Whether the world has begun it.
+    pub(super) fn is_of_the_world(&self, id: SessionId) -> bool {
+        self.get(id).is_some_and(|session| session.origin == Origin::World)
+    }
+
     /// The session of a guest's datagram, which counts as a sign of life.
     ///
     /// `Err` if it is the session of another link, which this one may not take over.

@@ -151,7 +151,7 @@ impl World {
                     self.dials.push_back((flow, target));
                 }
                 Output::Closed { flow, how } => self.closed.push((flow, how)),
-                Output::Flow(_) | Output::SessionClosed(_) => {}
+                Output::Flow(_) | Output::SessionClosed(_) | Output::SessionRefused(_) => {}
                 Output::Frames(port) => {
                     let mut bytes = self.gateway.pending(port).to_vec();
                     self.gateway.consume(port, bytes.len());

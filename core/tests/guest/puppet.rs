@@ -329,7 +329,7 @@ impl Puppet {
                     Output::Closed { flow, .. } => {
                         self.flow = self.flow.filter(|own| *own != flow);
                     }
-                    Output::Flow(_) | Output::SessionClosed(_) => {}
+                    Output::Flow(_) | Output::SessionClosed(_) | Output::SessionRefused(_) => {}
                     Output::Frames(port) => {
                         let mut bytes = self.gateway.pending(port).to_vec();
                         self.gateway.consume(port, bytes.len());

@@ -18,6 +18,7 @@ mod link;
 mod poller;
 mod request;
 mod session;
+mod unreachable;
 
 pub(crate) use capture::CaptureConfig;
 
@@ -49,6 +50,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::oneshot;
+use unreachable::Unreachables;
 
 /// What the data thread hands to the control side.
 pub(crate) struct Hooks {
@@ -113,6 +115,7 @@ pub(crate) fn start(
         shared,
         stopped: false,
         told,
+        unreachables: Unreachables::open(),
     };
     let (tell, ended) = oneshot::channel();
     thread::Builder::new()
@@ -211,6 +214,7 @@ struct Worker {
     stopped: bool,
     /// Duplicate addresses.
     told: Told,
+    unreachables: Unreachables,
 }
 
 impl Worker {
@@ -298,6 +302,7 @@ impl Worker {
                     other @ (Output::Dial { .. }
                     | Output::Flow(_)
                     | Output::Closed { .. }
+                    | Output::SessionRefused(_)
                     | Output::SessionClosed(_)) => self.obey(now, other),
                 }
             }
@@ -326,6 +331,7 @@ impl Worker {
             Output::Dial { flow, target, guest } => self.dial(now, flow, target, guest),
             Output::Flow(flow) => self.activate(flow),
             Output::Closed { flow, how } => self.flow_closed(flow, how),
+            Output::SessionRefused(session) => self.session_refused(now, session),
             Output::SessionClosed(session) => self.session_closed(session),
             Output::Frames(port) => self.write_link(now, port),
         }

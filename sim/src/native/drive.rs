@@ -301,7 +301,7 @@ impl Driver {
                     Output::Dial { flow, target, .. } => self.dial(flow, target).await,
                     Output::Flow(flow) => self.serve(flow).await,
                     Output::Closed { flow, how } => self.closed(flow, how),
-                    Output::SessionClosed(_) => {}
+                    Output::SessionClosed(_) | Output::SessionRefused(_) => {}
                 }
                 quiet = false;
             }

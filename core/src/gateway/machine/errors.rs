@@ -22,10 +22,13 @@ impl Gateway {
             }
             wire::PROTO_UDP if verdict == Verdict::Refused => {
                 // Whoever had the port is gone, and with the session goes the world's way to it: the next datagram of the peer
-                // is refused by the host's kernel. A published port's client begins another session.
+                // is refused by the host's kernel. A published port's client can be told, and begins another session.
                 let key = SessionKey { tenant, kind: Kind::Udp, guest, remote };
                 let owners = Owners { switch: &self.switch, neighbours: &self.neighbours };
                 if let Ok(Some(session)) = self.sessions.find(now, &self.ports, owners, &key, (port, mac)) {
+                    if self.sessions.is_of_the_world(session) {
+                        self.out.push_back(Output::SessionRefused(session));
+                    }
                     self.close_session(session);
                 }
             }

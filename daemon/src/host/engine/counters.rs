@@ -51,5 +51,7 @@ nitrotap_core::counters! {
         turns_over: Counter "nitrotap_host_turns_over" {},
         /// Times that a turn of the loop left connections for the next one, because they did not come to rest.
         settles_cut: Counter "nitrotap_host_turns_cut" {},
+        /// Clients of published UDP ports that were told that their guest has nobody there.
+        askers_refused: Counter "nitrotap_host_askers_refused" {},
     }
 }

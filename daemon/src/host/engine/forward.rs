@@ -75,6 +75,11 @@ impl Forwards {
         self.listening.get(&number).map(|listening| &listening.socket)
     }
 
+    /// Where it listens.
+    pub(super) fn address(&self, number: u32) -> Option<SocketAddr> {
+        self.listening.get(&number).map(|listening| listening.address)
+    }
+
     fn find(&self, protocol: &'static str, name: &str) -> Option<u32> {
         self.by_name.get(&(protocol, name.to_owned())).copied()
     }

@@ -41,7 +41,7 @@ struct HopLimit {
 }
 
 #[derive(Debug)]
-enum End {
+pub(super) enum End {
     /// A socket that is connected to the peer.
     Own(OwnedFd),
     /// The published port with this number, where this client is.
@@ -227,6 +227,12 @@ impl Worker {
     /// Whether a session is known here.
     pub(super) fn has_session(&self, session: SessionId) -> bool {
         self.sessions.get(session.index()).and_then(Option::as_ref).is_some_and(|socket| socket.session == session)
+    }
+
+    /// The world's end of a session.
+    pub(super) fn end_of(&self, session: SessionId) -> Option<&End> {
+        let socket = self.sessions.get(session.index())?.as_ref()?;
+        (socket.session == session).then_some(&socket.end)
     }
 
     fn add_session(&mut self, session: SessionId, end: End) {
