@@ -8,4 +8,5 @@ pub mod chunked;
 pub mod framing;
 pub mod host;
 pub mod request;
+pub mod response;
 pub mod target;

@@ -30,10 +30,9 @@ pub fn is_valid(text: &[u8]) -> bool {
 
 /// Empty is the scheme's own port (RFC 3986 section 3.2.3).
 fn is_port(digits: &[u8]) -> bool {
+    let number = digits.iter().take(5).fold(0u32, |number, digit| number * 10 + u32::from(digit.wrapping_sub(b'0')));
     digits.is_empty()
-        || (digits.len() <= 5
-            && digits.iter().all(u8::is_ascii_digit)
-            && core::str::from_utf8(digits).is_ok_and(|text| text.parse::<u16>().is_ok_and(|port| port != 0)))
+        || (digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) && (1..=u32::from(u16::MAX)).contains(&number))
 }
 
 /// Without a zone: that is of no meaning to anybody else.
@@ -41,12 +40,29 @@ fn is_address(text: &[u8]) -> bool {
     core::str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
 }
 
+/// The bytes that a name has as they are.
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"-._~!$&'()*+,;=";
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
 fn is_name(mut text: &[u8]) -> bool {
     loop {
         match text {
             [] => return true,
             [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => text = rest,
-            [byte, rest @ ..] if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => text = rest,
+            [byte, rest @ ..] if NAME[usize::from(*byte)] => text = rest,
             [..] => return false,
         }
     }

@@ -32,7 +32,8 @@ pub struct Config {
     pub upgrades: Upgrades,
     /// Connections being turned away at once; one more is closed without an answer. Default 256.
     pub max_lingering: usize,
-    /// Most fields in a head and in a trailer section, of requests and responses. At least 100, default 256.
+    /// Most fields in a head of a request or response, and in a request's trailer section (a response's may have 100). At
+    /// least 100, default 256.
     pub max_fields: usize,
     /// How long a request with `Expect: 100-continue` waits for the upstream's word before its body is sent all the
     /// same: not every app knows the field (RFC 9110 section 10.1.1). Default 1 s.

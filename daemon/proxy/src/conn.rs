@@ -6,22 +6,21 @@
 use crate::{
     budget::{Budget, Held},
     config::Config,
-    exchange::HYPER_FIELDS,
     interim,
     runtime::ByteStream,
     trailers::{Section, Trailers},
 };
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header::EXPECT};
+use http::{Request, Response, StatusCode, header::EXPECT};
 use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     client::conn::{
         TrySendError,
         http1::{Builder, Connection, SendRequest},
     },
-    ext::on_informational,
 };
 use hyper_util::rt::TokioIo;
+use nitrotap_core::http1::response::{self, Field, Start};
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -49,13 +48,9 @@ impl<S: ByteStream> Conn<S> {
     /// Takes over a fresh stream.
     pub(crate) async fn open(stream: S, config: &Config) -> Result<Box<Self>, hyper::Error> {
         let signals = Arc::<Signals>::default();
-        let io = TokioIo::new(Metered { stream, signals: signals.clone(), section: Section::new() });
+        let io = TokioIo::new(Metered::new(stream, signals.clone(), (config.max_head, config.max_fields)));
         let mut builder = Builder::new();
         builder.max_buf_size(config.max_head.max(8192));
-        if config.max_fields != HYPER_FIELDS {
-            // Not where it says nothing new, since it costs two allocations for each head.
-            builder.max_headers(config.max_fields);
-        }
         let (sender, link) = builder.handshake(io).await?;
         let waker = Waker::from(signals.clone());
         Ok(Box::new(Self { sender, link, signals, waker, ended: None }))
@@ -79,8 +74,6 @@ impl<S: ByteStream> Conn<S> {
         mut request: Request<UpstreamBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<UpstreamBody>>>> + use<S> {
         UpstreamBody::attach(&mut request, &self.signals);
-        let signals = self.signals.clone();
-        on_informational(&mut request, move |response| signals.inform(response.status(), response.headers()));
         let sender = &mut self.sender;
         self.signals.quietly(|| sender.try_send_request(request))
     }
@@ -106,7 +99,10 @@ impl<S: ByteStream> Conn<S> {
     /// The bare stream after an upgrade, and the bytes that hyper read beyond the 101.
     pub(crate) fn into_stream(self) -> (S, Bytes) {
         let parts = self.link.into_parts();
-        (parts.io.into_inner().stream, parts.read_buf)
+        let io = parts.io.into_inner();
+        let beyond =
+            if io.early.is_empty() { parts.read_buf } else { [&parts.read_buf[..], &io.early].concat().into() };
+        (io.stream, beyond)
     }
 }
 
@@ -140,6 +136,11 @@ pub(crate) struct Signals {
     /// Interim responses for the client, and how many they are.
     interim: Mutex<(Vec<u8>, u64)>,
     has_interim: Flag,
+    /// The first bytes of a response are due.
+    at_head: Flag,
+    /// Fields of the response that hyper has no room for.
+    surplus: Mutex<Vec<Field>>,
+    has_surplus: Flag,
     trailers: Trailers,
     /// Trailer fields of the request that were not passed on.
     pub(crate) dropped_trailers: AtomicU64,
@@ -158,10 +159,20 @@ impl Signals {
         self.progress.set(false);
         self.body_done.set(body_done);
         self.body_failed.set(false);
+        self.at_head.set(true);
+        self.has_surplus.set(false);
+    }
+
+    /// Takes the fields of the response's head that hyper had no room for.
+    pub(crate) fn take_surplus(&self) -> Option<Vec<Field>> {
+        self.has_surplus
+            .take()
+            .then(|| std::mem::take(&mut *self.surplus.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// An interim response came.
-    fn inform(&self, status: StatusCode, headers: &HeaderMap) {
+    fn inform(&self, status: u16, fields: &[Field]) {
+        let Ok(status) = StatusCode::from_u16(status) else { return };
         if status == StatusCode::CONTINUE {
             // Asking the client for its body makes hyper's server send it one of its own, if it waits for it.
             self.held.set(false);
@@ -169,7 +180,7 @@ impl Signals {
         }
         let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
         if interim.0.len() < MAX_INTERIM {
-            interim.0.extend_from_slice(&interim::encoded(status, headers));
+            interim.0.extend_from_slice(&interim::encoded(status, fields));
             interim.1 += 1;
             self.has_interim.set(true);
         }
@@ -254,23 +265,83 @@ const MAX_INTERIM: usize = 16 * 1024;
 ///
 /// An app may answer before it has read the request, and close: then writing fails while its answer waits to be read.
 /// So a failed write is only noted; what ends the connection is what reading finds.
+///
+/// Interim responses, and fields for which hyper has no room, go past hyper: to be told of the former costs it four
+/// allocations for each request, and room for the latter two for each response.
 pub(crate) struct Metered<S> {
     stream: S,
     signals: Arc<Signals>,
     section: Section,
+    /// Read and not given to hyper: the beginning of a response that is not plain. Bounded by a head's length and a read.
+    early: Vec<u8>,
+    /// Most bytes and fields of a head.
+    limits: (usize, usize),
+}
+
+impl<S> Metered<S> {
+    const fn new(stream: S, signals: Arc<Signals>, limits: (usize, usize)) -> Self {
+        Self { stream, signals, section: Section::new(), early: Vec::new(), limits }
+    }
+
+    /// Takes out what goes past hyper. True once the rest is hyper's.
+    fn sort_early(&mut self) -> bool {
+        loop {
+            match response::start(&mut self.early, self.limits.0, self.limits.1) {
+                Start::Partial => return false,
+                Start::Interim(status, fields) => self.signals.inform(status, &fields),
+                Start::Final(surplus) => {
+                    if !surplus.is_empty() {
+                        *self.signals.surplus.lock().unwrap_or_else(PoisonError::into_inner) = surplus;
+                        self.signals.has_surplus.set(true);
+                    }
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn give_early(&mut self, buf: &mut ReadBuf<'_>) {
+        let some = self.early.len().min(buf.remaining());
+        buf.put_slice(&self.early[..some]);
+        self.early.drain(..some);
+        if self.early.is_empty() {
+            self.early = Vec::new();
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let new = buf.filled().len() - before;
-        if new > 0 {
-            self.signals.received.set(true);
-            // Only the connection's own thread writes.
-            self.signals.read.store(self.signals.bytes_read().wrapping_add(new as u64), Relaxed);
+        let this = &mut *self;
+        if !this.early.is_empty() && !this.signals.at_head.get() {
+            this.give_early(buf);
+            return Poll::Ready(Ok(()));
         }
-        result
+        loop {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            let came = &buf.filled()[before..];
+            if !came.is_empty() {
+                this.signals.received.set(true);
+                // Only the connection's own thread writes.
+                this.signals.read.store(this.signals.bytes_read().wrapping_add(came.len() as u64), Relaxed);
+            }
+            if !this.signals.at_head.get() {
+                return Poll::Ready(Ok(()));
+            }
+            let ended = came.is_empty();
+            if this.early.is_empty() && (ended || response::is_plain(came)) {
+                this.signals.at_head.set(false);
+                return Poll::Ready(Ok(()));
+            }
+            this.early.extend_from_slice(came);
+            buf.set_filled(before);
+            if ended || this.sort_early() {
+                this.signals.at_head.set(false);
+                this.give_early(buf);
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -395,20 +466,20 @@ impl UpstreamBody {
         body.signals = (!empty).then(|| signals.clone());
     }
 
-    /// The same request once more; `None` if it has a body that is not held whole.
-    pub(crate) fn repeat(request: &Request<Self>) -> Option<Request<Self>> {
-        if request.body().client.is_some() {
+    /// A body of what is held, or none.
+    pub(crate) const fn of_held(held: Option<Held>) -> Self {
+        Self { held, client: None, signals: None }
+    }
+
+    /// What is held once more; `None` if that is not all.
+    pub(crate) fn repeat_held(&self) -> Option<Option<Held>> {
+        if self.client.is_some() {
             return None;
         }
-        let held = match &request.body().held {
-            Some(held) => Some(held.repeat()?),
-            None => None,
-        };
-        let mut copy = Request::new(Self { held, client: None, signals: None });
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.headers_mut() = request.headers().clone();
-        Some(copy)
+        match &self.held {
+            Some(held) => held.repeat().map(Some),
+            None => Some(None),
+        }
     }
 }
 
@@ -487,8 +558,7 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_fails_hides_no_answer_and_counts_as_nothing_sent() {
         let signals = Arc::<Signals>::default();
-        let mut stream =
-            Metered { stream: Answered(b"HTTP/1.1 413"), signals: signals.clone(), section: Section::new() };
+        let mut stream = Metered::new(Answered(b"HTTP/1.1 413"), signals.clone(), (8192, 256));
         stream.write_all(b"body").await.unwrap();
         stream.flush().await.unwrap();
         assert!(signals.deaf.get() && !signals.sent.get());

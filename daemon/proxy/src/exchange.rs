@@ -16,6 +16,7 @@ use nitrotap_core::http1::{
 };
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -323,8 +324,8 @@ impl<S: AsyncRead + Unpin> Exchange<S> {
 
     /// Nothing of this request is left to read, but hyper wants to know whether the client has gone.
     fn poll_client_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut space = [0; READ_AHEAD];
-        let mut early = ReadBuf::new(&mut space);
+        let mut space = [const { MaybeUninit::uninit() }; READ_AHEAD];
+        let mut early = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut early))?;
         if early.filled().is_empty() {
             return Poll::Ready(Ok(()));

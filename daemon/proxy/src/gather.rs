@@ -2,10 +2,11 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll},
 };
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, ReadBuf};
 
 /// Up to this many bytes are cheaper to copy than to describe to the kernel piece by piece.
 const COPY_MAX: usize = 1024;
@@ -27,11 +28,9 @@ pub(crate) fn poll_write_gathered<S: AsyncWrite + Unpin>(
     if total > COPY_MAX {
         return stream.poll_write_vectored(cx, bufs);
     }
-    let mut copy = [0; COPY_MAX];
-    let mut end = 0;
-    for buf in bufs {
-        copy[end..end + buf.len()].copy_from_slice(buf);
-        end += buf.len();
-    }
-    stream.poll_write(cx, &copy[..end])
+    // Not filled with zeroes first.
+    let mut room = [const { MaybeUninit::uninit() }; COPY_MAX];
+    let mut copy = ReadBuf::uninit(&mut room);
+    bufs.iter().for_each(|buf| copy.put_slice(buf));
+    stream.poll_write(cx, copy.filled())
 }

@@ -15,7 +15,9 @@ use http::{
 };
 use nitrotap_core::http1::{
     framing::{self, Fault},
-    host, target,
+    host,
+    response::Field,
+    target,
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -45,10 +47,13 @@ pub(crate) fn to_upstream(
         return Err(BadRequest::Connect);
     }
     let http_1_0 = parts.version == Version::HTTP_10;
-    framing::framing(http_1_0, values(&parts.headers, TRANSFER_ENCODING), values(&parts.headers, CONTENT_LENGTH))?;
+    let here = Here::of(&parts.headers);
+    if here.has(Here::TRANSFER_ENCODING | Here::CONTENT_LENGTH) {
+        framing::framing(http_1_0, values(&parts.headers, TRANSFER_ENCODING), values(&parts.headers, CONTENT_LENGTH))?;
+    }
     let host = normalise_target(parts, upstream)?;
-    let wanted = origin.upgrades.choose(&parts.headers);
-    let hop = strip_hop_by_hop(&mut parts.headers);
+    let wanted = if here.has(Here::UPGRADE) { origin.upgrades.choose(&parts.headers) } else { None };
+    let hop = strip_hop_by_hop(&mut parts.headers, here);
     if hop.trailers_accepted {
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
         parts.headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -61,7 +66,7 @@ pub(crate) fn to_upstream(
         // It cannot be meant (RFC 9110 section 10.1.1).
         parts.headers.remove(EXPECT);
     }
-    add_forwarding_fields(&mut parts.headers, origin, host);
+    add_forwarding_fields(&mut parts.headers, origin, host, here);
     let protocol = hop.upgrade.and(wanted).filter(|_| parts.version == Version::HTTP_11);
     if let Some(protocol) = &protocol {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -79,7 +84,7 @@ pub(crate) fn says_close(response: &response::Parts) -> bool {
 
 /// Makes the headers of the upstream's response those of the client's, except for a 101.
 pub(crate) fn to_client(headers: &mut HeaderMap, status: StatusCode) {
-    let hop = strip_hop_by_hop(headers);
+    let hop = strip_hop_by_hop(headers, Here::of(headers));
     if status == StatusCode::UPGRADE_REQUIRED
         && let Some(protocol) = hop.upgrade
     {
@@ -91,7 +96,7 @@ pub(crate) fn to_client(headers: &mut HeaderMap, status: StatusCode) {
 
 /// Makes the headers of an upstream's 101 the client's: the upgrade is what both hops agree on.
 pub(crate) fn to_client_upgraded(headers: &mut HeaderMap) {
-    if let Some(protocol) = strip_hop_by_hop(headers).upgrade {
+    if let Some(protocol) = strip_hop_by_hop(headers, Here::of(headers)).upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
     }
@@ -99,13 +104,17 @@ pub(crate) fn to_client_upgraded(headers: &mut HeaderMap) {
 
 /// Makes sure that the end of a response's body can be told, and states it once.
 pub(crate) fn check_response(headers: &mut HeaderMap, has_body: bool) -> Result<(), Fault> {
-    if headers.contains_key(TRANSFER_ENCODING) {
+    let here = Here::of(headers);
+    if here.has(Here::TRANSFER_ENCODING) {
         // Without a body there is nothing to take the coding off; the field goes with those of its hop.
         return if has_body {
             framing::framing(false, values(headers, TRANSFER_ENCODING), []).map(drop)
         } else {
             Ok(())
         };
+    }
+    if !here.has(Here::CONTENT_LENGTH) {
+        return Ok(());
     }
     let Some(length) = framing::length(values(headers, CONTENT_LENGTH))? else { return Ok(()) };
     let mut stated = headers.get_all(CONTENT_LENGTH).iter();
@@ -115,6 +124,15 @@ pub(crate) fn check_response(headers: &mut HeaderMap, has_body: bool) -> Result<
     Ok(())
 }
 
+/// Adds fields that were read as bytes. What no field can be is left out.
+pub(crate) fn append(headers: &mut HeaderMap, fields: &[Field]) {
+    for (name, value) in fields {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+}
+
 fn values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     headers.get_all(name).iter().map(HeaderValue::as_bytes)
 }
@@ -122,9 +140,9 @@ fn values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> 
 /// Gives the request a target below the upstream's base path, and exactly one `Host`, which it returns.
 fn normalise_target(parts: &mut request::Parts, upstream: &UpstreamUrl) -> Result<HeaderValue, BadRequest> {
     let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.clone(),
-        (None, _) if parts.version == Version::HTTP_10 => upstream.authority().clone(),
+    let (host, mut stated) = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => (host.clone(), true),
+        (None, _) if parts.version == Version::HTTP_10 => (upstream.authority().clone(), false),
         // RFC 9112 section 3.2: also if a full URL names the host.
         (Some(_), Some(_)) | (None, _) => return Err(BadRequest::Host),
     };
@@ -135,6 +153,7 @@ fn normalise_target(parts: &mut request::Parts, upstream: &UpstreamUrl) -> Resul
             if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
                 return Err(BadRequest::Target);
             }
+            stated = false;
             HeaderValue::try_from(authority.as_str()).map_err(|_| BadRequest::HostSyntax)?
         }
         None => host,
@@ -142,7 +161,9 @@ fn normalise_target(parts: &mut request::Parts, upstream: &UpstreamUrl) -> Resul
     if !host::is_valid(host.as_bytes()) {
         return Err(BadRequest::HostSyntax);
     }
-    parts.headers.insert(HOST, host.clone());
+    if !stated {
+        parts.headers.insert(HOST, host.clone());
+    }
     let path = parts.uri.path_and_query().ok_or(BadRequest::Target)?;
     if path.as_str() == "*" {
         if parts.method != Method::OPTIONS {
@@ -172,28 +193,78 @@ struct Hop {
     upgrade: Option<HeaderValue>,
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
+/// Which fields of interest a head has: looking at each name once is cheaper than a lookup for each of these.
+#[derive(Clone, Copy)]
+struct Here(u16);
+
+impl Here {
+    const CONNECTION: u16 = 1;
+    const TE: u16 = 1 << 1;
+    const TRANSFER_ENCODING: u16 = 1 << 2;
+    const UPGRADE: u16 = 1 << 3;
+    const PROXY_AUTHENTICATE: u16 = 1 << 4;
+    const PROXY_AUTHORIZATION: u16 = 1 << 5;
+    const KEEP_ALIVE: u16 = 1 << 6;
+    const PROXY_CONNECTION: u16 = 1 << 7;
+    /// All of the above.
+    const HOP_BY_HOP: u16 = (1 << 8) - 1;
+    const CONTENT_LENGTH: u16 = 1 << 8;
+    const X_FORWARDED: u16 = 1 << 9;
+
+    fn of(headers: &HeaderMap) -> Self {
+        Self(headers.keys().fold(0, |here, name| here | Self::bit(name)))
+    }
+
+    fn bit(name: &HeaderName) -> u16 {
+        match *name {
+            CONNECTION => Self::CONNECTION,
+            TE => Self::TE,
+            TRANSFER_ENCODING => Self::TRANSFER_ENCODING,
+            UPGRADE => Self::UPGRADE,
+            PROXY_AUTHENTICATE => Self::PROXY_AUTHENTICATE,
+            PROXY_AUTHORIZATION => Self::PROXY_AUTHORIZATION,
+            CONTENT_LENGTH => Self::CONTENT_LENGTH,
+            _ => match name.as_str() {
+                "keep-alive" => Self::KEEP_ALIVE,
+                "proxy-connection" => Self::PROXY_CONNECTION,
+                "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" => Self::X_FORWARDED,
+                _ => 0,
+            },
+        }
+    }
+
+    /// Whether one of `fields` is there.
+    const fn has(self, fields: u16) -> bool {
+        self.0 & fields != 0
+    }
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap, here: Here) -> Hop {
     let mut hop = Hop::default();
-    // Most messages have none of these, and looking at each name once is cheaper than eight failing lookups.
-    if !headers.keys().any(is_hop_by_hop) {
+    if !here.has(Here::HOP_BY_HOP) {
         return hop;
     }
     let mut named = Vec::new();
     let mut upgrade_named = false;
-    for value in headers.get_all(CONNECTION) {
-        for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-            upgrade_named |= token.eq_ignore_ascii_case(b"upgrade");
-            // `close` and `keep-alive` are the two that name no field of interest.
-            if !(token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive")) {
-                named.extend(HeaderName::from_bytes(token));
+    if here.has(Here::CONNECTION) {
+        for value in headers.get_all(CONNECTION) {
+            for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                upgrade_named |= token.eq_ignore_ascii_case(b"upgrade");
+                // `close` and `keep-alive` are the two that name no field of interest.
+                if !(token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive")) {
+                    named.extend(HeaderName::from_bytes(token));
+                }
             }
         }
     }
-    hop.trailers_accepted = headers.get_all(TE).iter().any(|value| {
-        value.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    });
-    hop.upgrade = headers.get(UPGRADE).filter(|_| upgrade_named).cloned();
-    hop.chunked = headers.contains_key(TRANSFER_ENCODING);
+    hop.trailers_accepted = here.has(Here::TE)
+        && headers.get_all(TE).iter().any(|value| {
+            value.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        });
+    if upgrade_named && here.has(Here::UPGRADE) {
+        hop.upgrade = headers.get(UPGRADE).cloned();
+    }
+    hop.chunked = here.has(Here::TRANSFER_ENCODING);
     if hop.chunked {
         // RFC 9112 section 6.3: the transfer coding overrides it; passing both on invites request smuggling.
         headers.remove(CONTENT_LENGTH);
@@ -204,34 +275,26 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
             headers.remove(name);
         }
     }
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
+    for (bit, name) in [
+        (Here::CONNECTION, CONNECTION),
+        (Here::KEEP_ALIVE, KEEP_ALIVE),
+        (Here::PROXY_CONNECTION, PROXY_CONNECTION),
+        (Here::TE, TE),
+        (Here::TRANSFER_ENCODING, TRANSFER_ENCODING),
+        (Here::UPGRADE, UPGRADE),
+        (Here::PROXY_AUTHENTICATE, PROXY_AUTHENTICATE),
+        (Here::PROXY_AUTHORIZATION, PROXY_AUTHORIZATION),
     ] {
-        headers.remove(name);
+        if here.has(bit) {
+            headers.remove(name);
+        }
     }
     hop
 }
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == CONNECTION
-        || *name == TE
-        || *name == TRANSFER_ENCODING
-        || *name == UPGRADE
-        || *name == PROXY_AUTHENTICATE
-        || *name == PROXY_AUTHORIZATION
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
-}
-
-fn add_forwarding_fields(headers: &mut HeaderMap, origin: &Origin<'_>, host: HeaderValue) {
-    let client = if headers.contains_key(X_FORWARDED_FOR) {
+fn add_forwarding_fields(headers: &mut HeaderMap, origin: &Origin<'_>, host: HeaderValue, here: Here) {
+    let forwarded = here.has(Here::X_FORWARDED);
+    let client = if forwarded && headers.contains_key(X_FORWARDED_FOR) {
         let mut list = Vec::new();
         for value in headers.get_all(X_FORWARDED_FOR) {
             list.extend_from_slice(value.as_bytes());
@@ -243,10 +306,11 @@ fn add_forwarding_fields(headers: &mut HeaderMap, origin: &Origin<'_>, host: Hea
         origin.client.clone()
     };
     headers.insert(X_FORWARDED_FOR, client);
-    if !(origin.trust_forwarded && headers.contains_key(X_FORWARDED_PROTO)) {
+    let kept = forwarded && origin.trust_forwarded;
+    if !(kept && headers.contains_key(X_FORWARDED_PROTO)) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
-    if !(origin.trust_forwarded && headers.contains_key(X_FORWARDED_HOST)) {
+    if !(kept && headers.contains_key(X_FORWARDED_HOST)) {
         headers.insert(X_FORWARDED_HOST, host);
     }
 }

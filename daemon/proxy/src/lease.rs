@@ -5,6 +5,7 @@
 use crate::{
     conn::{Conn, Signals, UpstreamBody},
     exchange::Side,
+    head,
     runtime::{Dialer, Runtime},
     upstreams::{Grant, Upstreams},
 };
@@ -118,9 +119,9 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
     }
 
     /// Whether the upstream answers without reading the rest of the request's body.
-    pub(crate) fn is_early(&mut self, says_close: bool) -> bool {
+    pub(crate) fn is_early(&mut self, says_close: impl FnOnce() -> bool) -> bool {
         let signals = &self.conn().signals;
-        !signals.body_done.get() && (says_close || signals.held.get() || signals.deaf.get())
+        !signals.body_done.get() && (signals.held.get() || signals.deaf.get() || says_close())
     }
 
     /// Takes how many trailer fields of the request were not passed on.
@@ -150,7 +151,10 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
         }
         // Only `drive` can complete it, in this very task: nobody needs to wake us for it.
         match response.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(response)) => {
+            Poll::Ready(Ok(mut response)) => {
+                if let Some(surplus) = conn.signals.take_surplus() {
+                    head::append(response.headers_mut(), &surplus);
+                }
                 self.upstreams.head(self.id);
                 Poll::Ready(Ok(response))
             }

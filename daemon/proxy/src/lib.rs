@@ -33,6 +33,7 @@ mod lines;
 mod linger;
 mod race;
 mod refuse;
+mod repeat;
 mod reply;
 mod runtime;
 mod service;

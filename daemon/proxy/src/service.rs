@@ -7,6 +7,7 @@ use crate::{
     head::{self, Origin},
     lease::{Cause, Failure, Lease},
     lines::What,
+    repeat::Repeat,
     reply::{self, BadRequest, Trouble},
     runtime::{Dialer, Runtime},
     trust, tunnel, upgrades, upload,
@@ -38,7 +39,7 @@ pub(crate) fn handle<R: Runtime, D: Dialer>(
         Ok(match reply {
             Ok(Reply::Upstream(response, mut lease)) => {
                 let (mut parts, body) = response.into_parts();
-                let early = lease.is_early(head::says_close(&parts));
+                let early = lease.is_early(|| head::says_close(&parts));
                 head::to_client(&mut parts.headers, parts.status);
                 if early {
                     // What the client still sends of its body is of no use to anybody.
@@ -98,10 +99,8 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
     if job.upgrade.is_some() && !shard.has_room_for_a_tunnel() {
         return Err(too_many_tunnels(turn));
     }
-    if let Some(request) = job.request.take() {
-        let (parts, mut body) = request.into_parts();
-        upload::collect(turn, &parts.headers, &mut body).await.map_err(|(trouble, why)| report(turn, trouble, why))?;
-        job.request = Some(Request::from_parts(parts, body));
+    if let Some(request) = job.request.as_mut().filter(|request| !request.body().is_empty()) {
+        upload::collect(turn, request).await.map_err(|(trouble, why)| report(turn, trouble, why))?;
     }
     let mut retried = false;
     loop {
@@ -110,9 +109,8 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
         let Some(request) = job.request.take() else {
             unreachable!("there is one at first, and a retry is decided only with one at hand");
         };
-        // The copy costs as much as the rest of the pool's work, hence only where a retry could follow.
         let may_retry = lease.reused && job.idempotent && !retried;
-        job.request = if may_retry { UpstreamBody::repeat(&request) } else { None };
+        let again = if may_retry { Repeat::of(&request) } else { None };
         turn.sends(lease.signals());
         let Some(sent) = in_time(turn, lease.send(request, &turn.client.side)).await else {
             drop(lease);
@@ -139,7 +137,7 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
                 let attempt = Attempt {
                     reused: lease.reused,
                     idempotent: job.idempotent,
-                    body_replayable: failure.unsent.is_some() || job.request.is_some(),
+                    body_replayable: failure.unsent.is_some() || again.is_some(),
                     request_sent: failure.sent,
                     head_seen: failure.received,
                     retried,
@@ -153,7 +151,7 @@ async fn forward<R: Runtime, D: Dialer>(turn: &Turn<R, D>, mut job: Box<Job>) ->
                 }
                 tracing::debug!(upstream = %upstreams.url, cause, "retrying on a fresh connection");
                 shard.counters.borrow_mut().retries += 1;
-                job.request = failure.unsent.map(|unsent| *unsent).or(job.request);
+                job.request = failure.unsent.map(|unsent| *unsent).or_else(|| again.map(Repeat::into_request));
                 retried = true;
             }
         }

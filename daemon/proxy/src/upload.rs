@@ -15,7 +15,7 @@ use crate::{
     runtime::{Dialer, Runtime},
 };
 use http::{
-    HeaderMap,
+    Request,
     header::{CONTENT_LENGTH, EXPECT},
 };
 use std::{future::poll_fn, task::Poll, time::Duration};
@@ -23,20 +23,20 @@ use std::{future::poll_fn, task::Poll, time::Duration};
 /// A pause after which a streamed body may be passed on: longer than a round trip, not longer than people notice.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Reads the beginning of `body`. The answer for the client, and why, if it stops before that.
+/// Reads the beginning of the body of `request`. The answer for the client, and why, if it stops before that.
 pub(crate) async fn collect<R: Runtime, D: Dialer>(
     turn: &Turn<R, D>,
-    headers: &HeaderMap,
-    body: &mut UpstreamBody,
+    request: &mut Request<UpstreamBody>,
 ) -> Result<(), (Trouble, &'static str)> {
     let upstreams = &turn.shard.upstreams;
     let limit = upstreams.config.request_buffer;
     // Who asks first wants to hear the app's word before the body.
-    if body.is_empty() || limit == 0 || headers.contains_key(EXPECT) {
+    if request.body().is_empty() || limit == 0 || request.headers().contains_key(EXPECT) {
         return Ok(());
     }
-    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let whole = length.is_some_and(|length| length <= limit);
+    let body = request.body_mut();
     turn.stage(Stage::Collecting);
     body.begin_holding(&turn.shard.budget);
     while body.has_room(limit) {

@@ -76,7 +76,8 @@ pub(crate) struct ProxyFlags {
     #[arg(long, value_name = "PROTOCOL", requires = "listen")]
     allow_upgrade: Vec<String>,
 
-    /// Most fields in the head of a request or response, and in its trailers; a request with more is answered 431
+    /// Most fields in the head of a request or response, and in a request's trailers; a request with more is answered 431.
+    /// A response may have 100 trailers
     #[arg(long, value_name = "N", default_value = "256")]
     max_fields: NonZeroUsize,
 

@@ -188,6 +188,38 @@ fn more_than_a_hundred_fields_pass_both_ways_and_too_many_are_refused() {
 }
 
 #[test]
+fn a_head_of_many_fields_that_comes_in_pieces_behind_interim_ones_passes_whole() {
+    run(Config::default(), async |w| {
+        let fields = (0..110).map(|i| format!("X-{i}: {i}\r\nSet-Cookie: {i}\r\n")).collect::<String>();
+        let early = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n";
+        let last = format!("HTTP/1.1 200 OK\r\n{fields}Connection: x-3\r\nContent-Length: 2\r\n\r\n");
+        let response = format!("HTTP/1.1 100 Continue\r\n\r\n{early}{early}{last}");
+        let mut client = w.client();
+        client.send(GET).await;
+        let mut up = w.accept().await;
+        for piece in [1, 7, 11, 33, 60, 500, response.len()] {
+            up.head().await;
+            for part in response.as_bytes().chunks(piece) {
+                up.send(std::str::from_utf8(part).unwrap()).await;
+                tokio::task::yield_now().await;
+            }
+            up.send("hi").await;
+            for _ in 0..2 {
+                let head = client.head().await;
+                assert!(head.starts_with("HTTP/1.1 103 ") && field(&head, "link") == Some("a"), "{piece}: {head}");
+            }
+            let (head, body) = client.message().await;
+            assert_eq!((field(&head, "x-109"), field(&head, "x-3"), &*body), (Some("109"), None, "hi"), "{piece}");
+            let cookies: Vec<&str> = head.lines().filter_map(|line| line.strip_prefix("set-cookie: ")).collect();
+            assert_eq!(cookies.len(), 110, "{piece}");
+            assert!(cookies.iter().enumerate().all(|(i, cookie)| *cookie == i.to_string()), "in order: {cookies:?}");
+            client.send(GET).await;
+        }
+        assert_eq!((w.proxy().interim, w.pool().dials), (14, 1));
+    });
+}
+
+#[test]
 fn a_request_that_follows_closely_is_judged_like_a_first_one() {
     run(Config::default(), async |w| {
         let fields = |n: usize| (0..n).map(|i| format!("X-{i}: {i}\r\n")).collect::<String>();
