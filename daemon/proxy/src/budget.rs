@@ -12,11 +12,17 @@ pub(crate) struct Budget {
     max: usize,
     used: Cell<usize>,
     refused: Cell<u64>,
+    has_memory: fn() -> bool,
 }
 
 impl Budget {
-    pub(crate) fn new(max: usize) -> Rc<Self> {
-        Rc::new(Self { max, used: Cell::new(0), refused: Cell::new(0) })
+    pub(crate) fn new(max: usize, has_memory: fn() -> bool) -> Rc<Self> {
+        Rc::new(Self { max, used: Cell::new(0), refused: Cell::new(0), has_memory })
+    }
+
+    /// Whether the process has memory for anything new.
+    pub(crate) fn has_memory(&self) -> bool {
+        (self.has_memory)()
     }
 
     /// Bytes in use, and how often there was no room.
@@ -26,7 +32,40 @@ impl Budget {
 
     /// Whether nothing more fits in.
     pub(crate) fn is_full(&self) -> bool {
-        self.used.get() >= self.max
+        self.used.get() >= self.max || !self.has_memory()
+    }
+}
+
+/// Bytes that are held in some other way than as frames.
+pub(crate) struct Charge<'a> {
+    budget: &'a Budget,
+    bytes: usize,
+}
+
+impl<'a> Charge<'a> {
+    pub(crate) const fn new(budget: &'a Budget) -> Self {
+        Self { budget, bytes: 0 }
+    }
+
+    /// Whether there is room for `bytes` in all; they are never less than before.
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
+        let more = bytes - self.bytes;
+        if more == 0 {
+            return true;
+        }
+        if self.budget.is_full() {
+            self.budget.refused.set(self.budget.refused.get() + 1);
+            return false;
+        }
+        self.bytes = bytes;
+        self.budget.used.set(self.budget.used.get() + more);
+        true
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        self.budget.used.set(self.budget.used.get() - self.bytes);
     }
 }
 
@@ -115,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_owner_has_its_limit_and_all_owners_the_budget_and_what_goes_is_given_back() {
-        let budget = Budget::new(2000);
+        let budget = Budget::new(2000, || true);
         let (mut one, mut two) = (Held::new(&budget), Held::new(&budget));
         while one.has_room(1000) {
             one.push(Frame::data(Bytes::from_static(&[0; 100])));
@@ -130,5 +169,10 @@ mod tests {
         drop((copy, two));
         while one.pop().is_some() {}
         assert_eq!(budget.usage(), (0, 1));
+        let (mut head, mut other) = (Charge::new(&budget), Charge::new(&budget));
+        assert!(head.grow_to(0) && head.grow_to(1500) && head.grow_to(2100) && head.grow_to(2100));
+        assert!(!other.grow_to(1) && !one.has_room(1000));
+        drop((head, other));
+        assert_eq!(budget.usage(), (0, 3));
     }
 }

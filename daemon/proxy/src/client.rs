@@ -9,6 +9,7 @@
 
 use crate::{
     ahead::ReadAhead,
+    budget::Charge,
     config::Config,
     conn::Signals,
     crowd::Seat,
@@ -19,8 +20,9 @@ use crate::{
     runtime::{Dialer, Runtime},
     service,
     shard::Inner,
+    shed,
 };
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper::{server::conn::http1::Builder, service::service_fn};
 use hyper_util::rt::TokioIo;
 use nitrotap_core::{
@@ -128,6 +130,8 @@ enum Order {
 enum Next {
     Request(Head),
     Refused(Refusal),
+    /// There is no memory for it.
+    NoMemory,
     /// The client left, or the shard closes the connection.
     Over,
 }
@@ -151,6 +155,9 @@ enum After<S> {
 /// How long a client may be idle before its hyper connection goes. The housekeeper sees to it, so it can take two of its
 /// looks, a second each.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Bytes of a head on its way that are nobody's to refuse while there is memory: most heads are never longer.
+const SMALL_HEAD: usize = 4096;
 
 /// Most clients of a shard whose hyper connection is kept. An allocator that has given out buffers for each of many
 /// clients, with small things of theirs between them, cannot give the pages back.
@@ -228,6 +235,15 @@ impl Client {
                     self.refuse(&shard, &mut exchange.stream, refusal).await;
                     After::Linger(exchange.stream)
                 }
+                Next::NoMemory => {
+                    {
+                        let mut counters = shard.counters.borrow_mut();
+                        counters.heads_refused += 1;
+                        counters.count_response(StatusCode::SERVICE_UNAVAILABLE);
+                    }
+                    self.tell(&mut exchange.stream, shed::FULL).await;
+                    After::Linger(exchange.stream)
+                }
                 Next::Over => return,
             };
             match next {
@@ -248,6 +264,7 @@ impl Client {
         exchange: &mut Exchange<Watched<S>>,
     ) -> Next {
         let config = &shard.upstreams.config;
+        let mut room = Charge::new(&shard.budget);
         let mut seen = 0;
         if !exchange.ahead.is_empty() {
             // The head has begun already, behind the request before it.
@@ -256,8 +273,13 @@ impl Client {
         loop {
             if exchange.ahead.len() > seen {
                 match request::head(&mut exchange.ahead, seen, config.max_fields) {
+                    Ok(_) if !shard.budget.has_memory() => return Next::NoMemory,
                     Ok(Some(head)) if head.len <= config.max_head => return Next::Request(head),
-                    Ok(None) if exchange.ahead.len() < config.max_head => {}
+                    Ok(None) if exchange.ahead.len() < config.max_head => {
+                        if !room.grow_to(exchange.ahead.len().saturating_sub(SMALL_HEAD)) {
+                            return Next::NoMemory;
+                        }
+                    }
                     Ok(_) => return Next::Refused(Refusal::TooLarge),
                     Err(refusal) => return Next::Refused(refusal),
                 }
@@ -401,8 +423,12 @@ impl Client {
             counters.count_refusal(refusal.into());
             counters.count_response(refuse::status(refusal));
         }
-        let answer = refuse::answer(refusal);
-        let mut write = pin!(stream.write_all(&answer));
+        self.tell(stream, &refuse::answer(refusal)).await;
+    }
+
+    /// Writes an answer that hyper has no part in.
+    async fn tell<S: AsyncWrite + Unpin>(&self, stream: &mut S, answer: &[u8]) {
+        let mut write = pin!(stream.write_all(answer));
         // The phase is still that of a head, so a client that does not read is closed in time.
         poll_fn(|cx| if self.is_told_to_end(cx) { Poll::Ready(()) } else { write.as_mut().poll(cx).map(drop) }).await;
     }

@@ -66,6 +66,9 @@ pub struct Config {
     pub max_per_address: usize,
     /// The same for addresses that are not of private networks, where gateways and relays are. Default no limit.
     pub max_per_public_address: usize,
+    /// Whether the process has memory for anything new. Where it has not, clients and requests are answered 503: what is
+    /// in progress must find what it needs. Default: always.
+    pub has_memory: fn() -> bool,
 }
 
 impl Config {
@@ -102,6 +105,7 @@ impl Default for Config {
             buffer_memory: 64 * 1024 * 1024,
             max_per_address: usize::MAX,
             max_per_public_address: usize::MAX,
+            has_memory: || true,
         }
     }
 }

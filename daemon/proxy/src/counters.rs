@@ -67,6 +67,8 @@ nitrotap_core::counters! {
         lingering: Gauge "nitrotap_proxy_clients_lingering" {},
         /// Client connections turned away without an answer, because too many were being turned away already.
         shed_unanswered: Counter "nitrotap_proxy_clients_shed_unanswered" {},
+        /// Requests answered 503 for want of memory for their heads.
+        heads_refused: Counter "nitrotap_proxy_heads_without_memory" {},
         /// Names of request fields dropped because an app could believe them wrongly.
         dropped_fields: Counter "nitrotap_proxy_fields_dropped" {},
         /// Requests refused for what they say, by what is wrong with them.

@@ -55,7 +55,7 @@ pub enum Peer {
 impl<R: Runtime, D: Dialer> Shard<R, D> {
     /// A shard without clients. Its housekeeping runs on `runtime` until the last handle and client are gone.
     pub fn new(runtime: R, dialer: D, upstream: UpstreamUrl, config: Config) -> Self {
-        let budget = Budget::new(config.buffer_memory);
+        let budget = Budget::new(config.buffer_memory, config.has_memory);
         let upstreams = Rc::new(Upstreams::new(runtime.clone(), dialer, upstream, config));
         let inner = Rc::new(Inner {
             upstreams,
@@ -187,7 +187,7 @@ impl<R: Runtime, D: Dialer> Inner<R, D> {
 
     fn has_room(&self) -> bool {
         let open = self.clients.borrow().len() + self.counters.borrow().tunnels as usize;
-        !self.draining.get() && open < self.upstreams.config.max_clients
+        !self.draining.get() && open < self.upstreams.config.max_clients && self.budget.has_memory()
     }
 
     fn admit(&self, client: &Rc<Client>) {

@@ -175,6 +175,7 @@ impl ProxyFlags {
             request_buffer: size(self.request_buffer),
             response_buffer: size(self.response_buffer),
             buffer_memory: size(self.buffer_memory).div_ceil(workers.get()),
+            has_memory: crate::sys::alloc::has_reserve,
             ..Config::default()
         };
         Ok(Some(ProxyOptions {

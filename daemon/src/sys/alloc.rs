@@ -50,6 +50,11 @@ pub(crate) fn zeroed(len: usize) -> Option<Vec<u8>> {
     Some(unsafe { Vec::from_raw_parts(block, len, len) })
 }
 
+/// Whether something new may begin: memory is not used up, and what is in progress has the reserve.
+pub(crate) fn has_reserve() -> bool {
+    put_aside()
+}
+
 /// Makes sure that the reserve is there; false if it cannot be.
 fn put_aside() -> bool {
     if !PUT_ASIDE.load(Ordering::Acquire).is_null() {

@@ -18,6 +18,69 @@ fn a_client_that_says_nothing_is_closed_after_the_header_timeout() {
     });
 }
 
+thread_local! {
+    static SCARCE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+#[test]
+fn without_memory_new_clients_and_requests_are_told_so_and_what_is_in_progress_goes_on() {
+    let has_memory = || !SCARCE.get();
+    run(Config { has_memory, ..Config::default() }, async |w| {
+        let (mut busy, mut idle, mut half) = (w.client(), w.client(), w.client());
+        for client in [&mut idle, &mut busy] {
+            client.send(GET).await;
+            let mut up = w.accept().await;
+            up.head().await;
+            if w.pool().requests == 1 {
+                up.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+                client.message().await;
+                continue;
+            }
+            half.send("GET / HTTP/1.1\r\n").await;
+            SCARCE.set(true);
+            let mut late = w.client();
+            assert!(late.rest().await.starts_with("HTTP/1.1 503 "));
+            up.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+            assert_eq!(client.message().await.1, "hi");
+        }
+        half.send("Host: a\r\n").await;
+        assert!(half.rest().await.starts_with("HTTP/1.1 503 "));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        idle.send(GET).await;
+        assert!(idle.rest().await.starts_with("HTTP/1.1 503 "));
+        SCARCE.set(false);
+        let mut again = w.client();
+        again.send(GET).await;
+        assert_eq!((w.proxy().shed, w.proxy().heads_refused), (1, 2));
+    });
+}
+
+#[test]
+fn heads_that_do_not_end_share_the_memory_for_waiting_messages() {
+    run(Config { buffer_memory: 100_000, ..Config::default() }, async |w| {
+        let mut refused = 0;
+        let mut clients: Vec<_> = (0..10).map(|_| w.client()).collect();
+        for client in &mut clients {
+            client.send(&format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(30_000))).await;
+            client.send(&"a".repeat(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        for client in &mut clients {
+            if !client.is_silent().await {
+                refused += 1;
+            }
+        }
+        assert_eq!((refused, w.proxy().heads_refused), (6, 6), "four times 26 KB and no more");
+        // A head that is all there needs none of it.
+        let mut client = w.client();
+        client.send(GET).await;
+        w.accept().await.head().await;
+        drop(clients);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(w.proxy().buffered, 0);
+    });
+}
+
 #[test]
 fn a_client_that_trickles_its_head_is_closed_all_the_same() {
     run(Config::default(), async |w| {
