@@ -17,7 +17,8 @@ rounds=${ROUNDS:-3}
 each=${SECONDS_EACH:-6}
 read -ra connections <<<"${CONNECTIONS:-8 64 1000}"
 smoke=
-repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# shellcheck source=tests/bench/proxies.sh
+source "$(dirname "${BASH_SOURCE[0]}")/proxies.sh"
 
 main() {
     case "${1:-}" in
@@ -26,11 +27,7 @@ main() {
         *) fail "usage: tests/bench/proxy_vs_nginx.sh [--smoke]" ;;
     esac
     ((each >= 4)) || fail "SECONDS_EACH must be at least 4: the dials are counted without the run's first and last seconds"
-    local tool
-    for tool in nginx wrk curl; do
-        command -v "$tool" >/dev/null || fail "no $tool found; get it with: sh tests/peers.sh tools"
-    done
-    [[ -n ${NITROTAP_BIN:-} ]] || (cd "$repository" && cargo build --quiet --release -p nitrotap)
+    proxies_need
     start
     missed=
     printf '%11s %12s %12s %6s %13s %13s %12s %7s\n' \
@@ -46,66 +43,14 @@ main() {
 
 # Starts the upstream and both proxies, and waits until they answer.
 start() {
-    scratch=$(mktemp -d)
-    pids=()
-    trap finish EXIT
-    trap 'exit 130' INT TERM
-    ulimit -n "$(ulimit -H -n)" || true
-    upstream=$(port) nginx=$(port) ours=$(port) metrics=$(port)
-    start_nginx upstream <<CONF
+    proxies_begin
+    start_nginx app <<CONF
         server {
-            listen 127.0.0.1:$upstream backlog=4096;
+            listen 127.0.0.1:$app backlog=4096;
             location / { default_type text/plain; return 200 "hello\n"; }
         }
 CONF
-    start_nginx reverse <<CONF
-        upstream app { server 127.0.0.1:$upstream; keepalive 512; keepalive_requests 100000000; }
-        server {
-            listen 127.0.0.1:$nginx backlog=4096;
-            location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; }
-        }
-CONF
-    declare -gA pid port_of=([nginx]=$nginx [ours]=$ours)
-    pid[nginx]=$!
-    local binary=${NITROTAP_BIN:-${CARGO_TARGET_DIR:-$repository/target}/release/nitrotap}
-    "$binary" proxy --listen "127.0.0.1:$ours" --upstream "http://127.0.0.1:$upstream" --workers 2 \
-        --metrics "127.0.0.1:$metrics" 2>"$scratch/nitrotap.log" &
-    pids+=($!)
-    pid[ours]=$!
-    local who tries
-    for who in nginx ours; do
-        for ((tries = 0; ; tries++)); do
-            [[ $(curl -s "http://127.0.0.1:${port_of[$who]}/") != hello ]] || break
-            ((tries < 50)) || fail "no answer through $who: $(cat "$scratch"/*.log)"
-            sleep 0.1
-        done
-    done
-}
-
-# Starts nginx with the http block on standard input; $! is its master.
-start_nginx() {
-    local paths="" kind user=""
-    for kind in client_body proxy fastcgi uwsgi scgi; do
-        paths+="${kind}_temp_path $scratch/$1-$kind; "
-    done
-    ((EUID != 0)) || user="user root;"
-    cat >"$scratch/$1.conf" <<CONF
-        $user
-        daemon off;
-        worker_processes 2;
-        worker_rlimit_nofile 16384;
-        pid $scratch/$1.pid;
-        error_log $scratch/$1.log;
-        events { worker_connections 8192; }
-        http {
-            access_log off;
-            keepalive_requests 100000000;
-            $paths
-            $(cat)
-        }
-CONF
-    nginx -e "$scratch/$1.log" -c "$scratch/$1.conf" &
-    pids+=($!)
+    proxies_start / "server 127.0.0.1:$app; keepalive 512; keepalive_requests 100000000;"
 }
 
 # Alternates both proxies at a number of client connections and prints a line.
@@ -113,8 +58,7 @@ measure() {
     local count=$1 round who dials=0 requests=0 errors=0 before dials_before requests_before loader rate bad all
     rm -f "$scratch"/{nginx,ours}.{rate,cost}
     for ((round = 1; round <= rounds; round++)); do
-        # Drift of the machine then hits both alike: the one that goes first changes.
-        for who in $( ((round % 2)) && echo nginx ours || echo ours nginx); do
+        for who in $(proxies_in_turn "$round"); do
             before=$(cpu "${pid[$who]}")
             load "${port_of[$who]}" "$count" >"$scratch/result" &
             loader=$!
@@ -135,7 +79,7 @@ measure() {
         done
     done
     local theirs mine ratio rarity
-    theirs=$(median "$scratch/nginx.rate") mine=$(median "$scratch/ours.rate")
+    theirs=$(rate nginx) mine=$(rate ours)
     ratio=$(quotient "$mine" "$theirs" 2) rarity=$(quotient $((dials * 1000)) "$requests" 3)
     printf '%11s %12s %12s %6s %13s %13s %12s %7s\n' "$count" "$theirs" "$mine" "$ratio" \
         "$(quotient "$(median "$scratch/nginx.cost")" 10 1)" "$(quotient "$(median "$scratch/ours.cost")" 10 1)" "$rarity" "$errors"
@@ -178,35 +122,13 @@ metric() {
     curl -s "http://127.0.0.1:$metrics/metrics" | awk -v name="$1" '$1 ~ "^" name "_total" { n += $2 } END { print n + 0 }'
 }
 
-median() {
-    sort -n "$1" | awk '{ v[NR] = $1 } END { print int((v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2) }'
+# The median rate of a proxy, whole.
+rate() {
+    printf '%.0f' "$(median "$scratch/$1.rate")"
 }
 
 quotient() {
     awk -v a="$1" -v b="$2" -v digits="$3" 'BEGIN { printf "%.*f", digits, b ? a / b : 0 }'
-}
-
-port() {
-    local port
-    while port=$((20000 + RANDOM % 12000)); do
-        # One that was given out is not in use yet, and subshells may draw alike.
-        ! grep -qsx "$port" "$scratch/ports" || continue
-        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-    done
-    echo "$port" | tee -a "$scratch/ports"
-}
-
-fail() {
-    echo "$0: $*" >&2
-    exit 2
-}
-
-# shellcheck disable=SC2317,SC2329 # The trap calls it.
-finish() {
-    local process
-    for process in "${pids[@]}"; do kill "$process" 2>/dev/null || true; done
-    for process in "${pids[@]}"; do wait "$process" 2>/dev/null || true; done
-    rm -rf "$scratch"
 }
 
 main "$@"

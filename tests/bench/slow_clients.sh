@@ -20,7 +20,8 @@ attackers=${ATTACKERS:-300}
 limit=${UPSTREAM:-64}
 modes=(quiet H B X)
 smoke=
-repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# shellcheck source=tests/bench/proxies.sh
+source "$(dirname "${BASH_SOURCE[0]}")/proxies.sh"
 
 main() {
     case "${1:-}" in
@@ -28,13 +29,10 @@ main() {
         --smoke) smoke=yes rounds=1 each=3 attackers=100 ;;
         *) fail "usage: tests/bench/slow_clients.sh [--smoke]" ;;
     esac
-    local tool mode
-    for tool in nginx wrk slowhttptest curl; do
-        command -v "$tool" >/dev/null || fail "no $tool found; get it with: sh tests/peers.sh tools"
-    done
-    [[ -n ${NITROTAP_BIN:-} ]] || (cd "$repository" && cargo build --quiet --release -p nitrotap)
+    proxies_need slowhttptest
     start
     missed=
+    local mode
     printf '%-8s %12s %12s %12s %12s %8s %8s\n' \
         attack 'nginx req/s' 'ours req/s' 'nginx p99 ms' 'ours p99 ms' 'n. errs' 'our errs'
     for mode in "${modes[@]}"; do
@@ -46,12 +44,7 @@ main() {
 
 # Starts the app and both proxies, and waits until they answer.
 start() {
-    scratch=$(mktemp -d)
-    pids=()
-    trap finish EXIT
-    trap 'exit 130' INT TERM
-    ulimit -n "$(ulimit -H -n)" || true
-    app=$(port) nginx=$(port) ours=$(port) metrics=$(port)
+    proxies_begin
     mkdir "$scratch/www"
     echo hello >"$scratch/www/small"
     head -c 262144 /dev/zero >"$scratch/www/large"
@@ -63,53 +56,8 @@ start() {
             location = /post { return 200 "hello\n"; }
         }
 CONF
-    start_nginx reverse <<CONF
-        upstream app { zone app 64k; server 127.0.0.1:$app max_conns=$limit; keepalive $limit; }
-        server {
-            listen 127.0.0.1:$nginx backlog=4096;
-            location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; }
-        }
-CONF
-    declare -gA port_of=([nginx]=$nginx [ours]=$ours)
-    local binary=${NITROTAP_BIN:-${CARGO_TARGET_DIR:-$repository/target}/release/nitrotap}
-    "$binary" proxy --listen "127.0.0.1:$ours" --upstream "http://127.0.0.1:$app" --workers 2 \
-        --max-upstream-connections "$limit" --header-timeout 60 --body-timeout 60 --send-timeout 60 \
-        --metrics "127.0.0.1:$metrics" 2>"$scratch/nitrotap.log" &
-    pids+=($!)
-    local who tries
-    for who in nginx ours; do
-        for ((tries = 0; ; tries++)); do
-            [[ $(curl -s "http://127.0.0.1:${port_of[$who]}/small") != hello ]] || break
-            ((tries < 50)) || fail "no answer through $who: $(cat "$scratch"/*.log)"
-            sleep 0.1
-        done
-    done
-}
-
-# Starts nginx with the http block on standard input.
-start_nginx() {
-    local paths="" kind user=""
-    for kind in client_body proxy fastcgi uwsgi scgi; do
-        paths+="${kind}_temp_path $scratch/$1-$kind; "
-    done
-    ((EUID != 0)) || user="user root;"
-    cat >"$scratch/$1.conf" <<CONF
-        $user
-        daemon off;
-        worker_processes 2;
-        worker_rlimit_nofile 16384;
-        pid $scratch/$1.pid;
-        error_log $scratch/$1.log;
-        events { worker_connections 8192; }
-        http {
-            access_log off;
-            keepalive_requests 100000000;
-            $paths
-            $(cat)
-        }
-CONF
-    nginx -e "$scratch/$1.log" -c "$scratch/$1.conf" &
-    pids+=($!)
+    proxies_start /small "zone app 64k; server 127.0.0.1:$app max_conns=$limit; keepalive $limit;" \
+        --max-upstream-connections "$limit" --header-timeout 60 --body-timeout 60 --send-timeout 60
 }
 
 # All rounds of one kind of attack on both, and a line of the table.
@@ -117,8 +65,7 @@ measure() {
     local mode=$1 round who
     rm -f "$scratch"/{nginx,ours}.{rate,p99,bad}
     for ((round = 1; round <= rounds; round++)); do
-        # Drift of the machine then hits both alike: the one that goes first changes.
-        for who in $( ((round % 2)) && echo nginx ours || echo ours nginx); do
+        for who in $(proxies_in_turn "$round"); do
             attack "$mode" "${port_of[$who]}"
             load "${port_of[$who]}" "$who"
             end_attack
@@ -180,35 +127,8 @@ load() {
         4>>"$scratch/$2.rate" 5>>"$scratch/$2.p99" 6>>"$scratch/$2.bad"
 }
 
-median() {
-    sort -n "$1" | awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2 }'
-}
-
 total() {
     awk '{ n += $1 } END { print n + 0 }' "$1"
-}
-
-port() {
-    local port
-    while port=$((20000 + RANDOM % 12000)); do
-        # One that was given out is not in use yet, and subshells may draw alike.
-        ! grep -qsx "$port" "$scratch/ports" || continue
-        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-    done
-    echo "$port" | tee -a "$scratch/ports"
-}
-
-fail() {
-    echo "$0: $*" >&2
-    exit 2
-}
-
-# shellcheck disable=SC2317,SC2329 # The trap calls it.
-finish() {
-    local process
-    for process in "${pids[@]}"; do kill "$process" 2>/dev/null || true; done
-    for process in "${pids[@]}"; do wait "$process" 2>/dev/null || true; done
-    rm -rf "$scratch"
 }
 
 main "$@"
