@@ -250,7 +250,8 @@ impl Client {
                 After::Next(same) => exchange = same,
                 After::Linger(stream) => {
                     self.phase.set(Phase::Serving);
-                    return linger::close(&shard, &self, stream).await;
+                    let bounds = linger::Bounds::of_served(shard.upstreams.runtime.now());
+                    return linger::close(&shard, stream, bounds, |cx| self.is_told_to_end(cx)).await;
                 }
                 After::Over => return,
             }

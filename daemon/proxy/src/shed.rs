@@ -1,28 +1,24 @@
 //! Turns a client away so that the answer arrives.
 //!
-//! Closing a socket that holds unread bytes resets the connection, and a reset takes an answer in flight with it. So
-//! the answer is written, our direction ended, and what the client sends is read and forgotten until it closes too
-//! (a lingering close). Owns: how many connections are being turned away. Bounds: [`Config::max_lingering`] at once,
+//! The answer is written, and a lingering close ([`linger`]) follows. Owns: how many connections are being turned away. Bounds: [`Config::max_lingering`] at once,
 //! one more is closed without an answer; [`LINGER`] and [`LINGER_BYTES`] for each.
 //!
 //! [`Config::max_lingering`]: crate::Config::max_lingering
 
 use crate::{
+    linger::{self, Bounds},
     race::{Either, race},
     runtime::{Dialer, Runtime},
     shard::Inner,
 };
 use std::{rc::Rc, time::Duration};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 /// Longest time for a client to take its answer and close.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Most bytes read from a client that is turned away: what it may have had on its way to us.
 const LINGER_BYTES: usize = 1024 * 1024;
-
-/// Bytes read at a time.
-const SINK: usize = 2048;
 
 /// What a client beyond the limit gets, without its request being read.
 pub(crate) const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -46,28 +42,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let Some(seat) = Seat::take(shard) else { return };
-    let runtime = &shard.upstreams.runtime;
-    let deadline = runtime.sleep_until(runtime.now() + LINGER);
-    runtime.spawn(async move {
+    let shard = shard.clone();
+    shard.upstreams.runtime.clone().spawn(async move {
+        let mut stream = stream;
+        let end = shard.upstreams.runtime.now() + LINGER;
+        let written = race(stream.write_all(answer), shard.upstreams.runtime.sleep_until(end)).await;
         // Without an answer: it left, or it does not read.
-        let answered = matches!(race(tell(stream, answer), deadline).await, Either::First(Ok(())));
+        let answered = matches!(written, Either::First(Ok(())));
+        if answered {
+            linger::close(&shard, stream, Bounds { quiet: LINGER, end, bytes: LINGER_BYTES }, |_| false).await;
+        }
         tracing::debug!(answered, "client turned away");
         drop(seat);
     });
-}
-
-async fn tell<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8]) -> std::io::Result<()> {
-    stream.write_all(answer).await?;
-    stream.shutdown().await?;
-    let mut sink = [0; SINK];
-    let mut left = LINGER_BYTES;
-    while left > 0 {
-        match stream.read(&mut sink).await? {
-            0 => break,
-            n => left = left.saturating_sub(n),
-        }
-    }
-    Ok(())
 }
 
 /// One connection among those being turned away.
