@@ -48,7 +48,9 @@ impl<R: Runtime, D: Dialer> Clone for Shard<R, D> {
 pub enum Peer {
     /// Somebody with an IP address.
     Ip(IpAddr),
-    /// A vsock peer: `unknown` in `X-Forwarded-For` (RFC 7239 section 6.2).
+    /// A vsock peer by its CID: `unknown` in `X-Forwarded-For` (RFC 7239 section 6.2).
+    Vsock(u32),
+    /// Somebody of whom nothing is known; `unknown`, too.
     Unknown,
 }
 
@@ -89,13 +91,19 @@ impl<R: Runtime, D: Dialer> Shard<R, D> {
         let seat = match peer {
             Peer::Ip(ip) => {
                 let public = if crowd::is_private(ip) { usize::MAX } else { config.max_per_public_address };
-                let Some(seat) = inner.crowd.enter(ip, config.max_per_address.min(public)) else {
-                    inner.counters.borrow_mut().crowded += 1;
-                    return shed::turn_away(&inner, stream, shed::CROWDED);
-                };
-                Some(seat)
+                Some(inner.crowd.enter(crowd::Key::of_ip(ip), config.max_per_address.min(public)))
             }
+            // The parent instance stands for all of its clients, as gateways of private networks do.
+            Peer::Vsock(cid) => Some(inner.crowd.enter(crowd::Key::Cid(cid), config.max_per_address)),
             Peer::Unknown => None,
+        };
+        let seat = match seat {
+            Some(None) => {
+                inner.counters.borrow_mut().crowded += 1;
+                return shed::turn_away(&inner, stream, shed::CROWDED);
+            }
+            Some(seat) => seat,
+            None => None,
         };
         let client = Client::new(address(peer), runtime.now(), seat);
         inner.admit(&client);
@@ -299,6 +307,6 @@ impl<R: Runtime, D: Dialer> Drop for Admission<R, D> {
 fn address(peer: Peer) -> HeaderValue {
     match peer {
         Peer::Ip(ip) => HeaderValue::try_from(ip.to_canonical().to_string()).expect("an address is visible ASCII"),
-        Peer::Unknown => HeaderValue::from_static("unknown"),
+        Peer::Vsock(_) | Peer::Unknown => HeaderValue::from_static("unknown"),
     }
 }

@@ -5,6 +5,10 @@
 //! request and waits for what comes of it is not held up, and whoever drips never takes the second half. When the shard's
 //! budget for waiting messages is used up, bodies are passed on as they come.
 //!
+//! A client that waits for `100 Continue` wants to hear the app's word, and as long as half of the connections are free it
+//! does. With fewer, its upload would hold what others need: then the proxy asks for the body itself, as RFC 9110
+//! section 10.1.1 lets it, and the app gets the request without the question.
+//!
 //! [`Config::request_buffer`]: crate::Config::request_buffer
 
 use crate::{
@@ -30,9 +34,15 @@ pub(crate) async fn collect<R: Runtime, D: Dialer>(
 ) -> Result<(), (Trouble, &'static str)> {
     let upstreams = &turn.shard.upstreams;
     let limit = upstreams.config.request_buffer;
-    // Who asks first wants to hear the app's word before the body.
-    if request.body().is_empty() || limit == 0 || request.headers().contains_key(EXPECT) {
+    if request.body().is_empty() || limit == 0 {
         return Ok(());
+    }
+    if request.headers().contains_key(EXPECT) {
+        if upstreams.has_spare() {
+            return Ok(());
+        }
+        // To read the body makes hyper ask the client for it.
+        request.headers_mut().remove(EXPECT);
     }
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let whole = length.is_some_and(|length| length <= limit);

@@ -106,8 +106,8 @@ pub(crate) struct ProxyFlags {
     #[arg(long, value_name = "N")]
     max_tunnels: Option<NonZeroUsize>,
 
-    /// Client connections from one address (IPv6: one /64); one more is answered 429 [default: a quarter of
-    /// --max-clients for public addresses, no limit for private ones, which gateways and relays have]
+    /// Client connections from one address (IPv6: one /64; vsock: one CID); one more is answered 429 [default: a quarter of
+    /// --max-clients for public addresses, no limit for CIDs and private ones, which gateways and relays have]
     #[arg(long, value_name = "N")]
     max_clients_per_address: Option<NonZeroUsize>,
 

@@ -1,7 +1,10 @@
 //! Listening sockets: `ADDR:PORT` and `vsock://:PORT`, and what to do when one cannot be had.
 
 use super::stream::{Socket, VSOCK_MAX_WRITE};
-use crate::{errors::Error, sys::readiness};
+use crate::{
+    errors::Error,
+    sys::{readiness, vsock},
+};
 use nitrotap_proxy::Peer;
 use rustix::{
     io::Errno,
@@ -106,7 +109,8 @@ impl Acceptor {
             }
             ListenAddr::Vsock { .. } => {
                 let fd = net::accept_with(fd, flags)?;
-                Ok((Socket::Other(fd, VSOCK_MAX_WRITE), Peer::Unknown))
+                let peer = vsock::peer_cid(&fd).map_or(Peer::Unknown, Peer::Vsock);
+                Ok((Socket::Other(fd, VSOCK_MAX_WRITE), peer))
             }
         }
     }

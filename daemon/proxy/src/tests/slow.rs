@@ -196,6 +196,40 @@ fn a_request_that_was_turned_away_counts_as_waiting() {
 }
 
 #[test]
+fn a_body_that_waits_for_100_continue_takes_no_connection_that_others_need() {
+    const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4096\r\nExpect: 100-continue\r\n\r\n";
+    run(conns(4), async |w| {
+        // As long as half of the connections are free, it is the app's to say.
+        let mut asking: Vec<End> = (0..2).map(|_| w.client()).collect();
+        let mut upstreams = Vec::new();
+        for client in &mut asking {
+            client.send(POST).await;
+            let mut up = w.accept().await;
+            assert_eq!(field(&up.head().await, "expect"), Some("100-continue"));
+            assert!(client.is_silent().await);
+            upstreams.push(up);
+        }
+        let mut drips: Vec<End> = (0..5).map(|_| w.client()).collect();
+        for client in &mut drips {
+            client.send(POST).await;
+            client.expect("HTTP/1.1 100 Continue\r\n\r\n").await;
+            client.send("slow").await;
+        }
+        assert_eq!((w.pool().requests, w.proxy().requests), (2, 7));
+        let body = "x".repeat(4092);
+        let mut last = drips.pop().unwrap();
+        last.send(&body).await;
+        let mut up = w.accept().await;
+        let head = up.head().await;
+        assert_eq!((field(&head, "expect"), field(&head, "content-length")), (None, Some("4096")), "{head}");
+        up.expect(&format!("slow{body}")).await;
+        up.send(OK).await;
+        assert_eq!(last.message().await.1, "hi");
+        assert!(w.seconds() < 0.5, "{}", w.seconds());
+    });
+}
+
+#[test]
 fn a_small_body_takes_no_connection_before_it_is_there() {
     run(conns(1), async |w| {
         let mut drips: Vec<End> = (0..5).map(|_| w.client()).collect();
@@ -423,6 +457,20 @@ fn an_address_has_its_share_of_connections_tunnels_included() {
         let _again = w.client();
         assert_eq!((w.proxy().crowded, w.proxy().accepted), (1, 7));
     });
+}
+
+#[test]
+fn a_cid_has_a_share_where_one_is_set_and_no_other_bound() {
+    let cids = async |w: &World| {
+        let mut clients: Vec<End> = (0..3).map(|_| w.client_as(Peer::Vsock(3))).collect();
+        clients.push(w.client_as(Peer::Vsock(4)));
+        clients[3].send(GET).await;
+        let mut up = w.accept().await;
+        assert_eq!(field(&up.head().await, "x-forwarded-for"), Some("unknown"));
+        (w.proxy().crowded, w.proxy().accepted)
+    };
+    run(Config { max_per_address: 2, ..Config::default() }, async |w| assert_eq!(cids(&w).await, (1, 3)));
+    run(Config { max_per_public_address: 2, ..Config::default() }, async |w| assert_eq!(cids(&w).await, (0, 4)));
 }
 
 #[test]
