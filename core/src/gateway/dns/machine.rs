@@ -25,6 +25,10 @@ const HOST_ADDRESSES_MAX: usize = 64;
 /// What a client takes over UDP without EDNS (RFC 1035 section 4.2.1).
 const UDP_MIN: u16 = 512;
 
+/// What a resolver says that cannot say whether there is such a name.
+const CANNOT_SAY: [ResponseCode; 5] =
+    [ResponseCode::ServFail, ResponseCode::NotImp, ResponseCode::Refused, ResponseCode::FormErr, ResponseCode::NotAuth];
+
 /// See the [module](crate::gateway::dns).
 pub struct Dns {
     config: DnsConfig,
@@ -209,11 +213,12 @@ impl Dns {
     }
 
     /// Whether another resolver should be asked, since this one has told query `token` that it cannot say: SERVFAIL, NOTIMP or
-    /// REFUSED, as libcs do. What it said is kept: the client gets it if no other one answers.
+    /// REFUSED, as libcs do, or that it does not understand (FORMERR, as old ones do about EDNS) or is not to be asked
+    /// (NOTAUTH). What it said is kept: the client gets it if no other one answers.
     pub fn defer(&mut self, token: Token, answer: &[u8]) -> bool {
         let Some(pending) = self.pending.get_mut(&token) else { return false };
         let code = ResponseCode::from_low(answer.get(3).copied().unwrap_or(0) & 0x0f);
-        if !matches!(code, ResponseCode::ServFail | ResponseCode::NotImp | ResponseCode::Refused) {
+        if !CANNOT_SAY.contains(&code) {
             return false;
         }
         let Some(answer) = pending.accept(answer) else { return false };

@@ -155,7 +155,14 @@ fn names_that_no_resolver_can_know_are_answered_here() {
 
 #[test]
 fn a_resolver_that_cannot_say_is_not_the_last_word_unless_no_other_one_answers() {
-    for code in [ResponseCode::ServFail, ResponseCode::NotImp, ResponseCode::Refused] {
+    let codes = [
+        ResponseCode::ServFail,
+        ResponseCode::NotImp,
+        ResponseCode::Refused,
+        ResponseCode::FormErr,
+        ResponseCode::NotAuth,
+    ];
+    for code in codes {
         let mut dns = dns();
         let (token, asked) = forwarded(ask(&mut dns, &query("a.example.", RecordType::A)));
         let poor = bytes(&upstream(&asked, code, vec![]));
