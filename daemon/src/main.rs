@@ -29,6 +29,7 @@ static ALLOCATOR: sys::alloc::Allocator = sys::alloc::Allocator;
 
 fn main() -> ExitCode {
     init::run(|| {
+        sys::alloc::save_address_space();
         let code = cli::Cli::from_args().and_then(cli::Cli::run).unwrap_or_else(|error| errors::report(&error));
         logging::flush();
         code

@@ -218,6 +218,7 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(250);
 
 async fn publish(service: Service, published: Arc<Published>) {
     loop {
+        crate::sys::alloc::look_for_room();
         service.publish(&published);
         tokio::time::sleep(PUBLISH_EVERY).await;
     }

@@ -6,11 +6,14 @@
 //! until it is used, and gone when it is freed. Everything else is left to the system's allocator.
 #![expect(unsafe_code, reason = "an allocator hands out raw memory")]
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::{
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap},
+    process::{Resource, getrlimit},
+};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     ptr,
-    sync::atomic::{AtomicPtr, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
 };
 
 /// Blocks from this size on are mapped. Smaller ones cost more by a system call than by their unused pages.
@@ -27,8 +30,11 @@ const fn is_mapped(size: usize, align: usize) -> bool {
 }
 
 /// Address space that small allocations get when there is no more, so that what is large can be refused before they fail:
-/// where one fails, the process ends.
-const RESERVE: usize = 16 << 20;
+/// where one fails, the process ends. It is a quarter of what the process may have (`ulimit -v`), within these bounds.
+const RESERVE: std::ops::RangeInclusive<usize> = 16 << 20..=128 << 20;
+
+/// Bytes of the reserve. Zero until somebody has asked for it.
+static SIZE: AtomicUsize = AtomicUsize::new(0);
 
 /// The reserve; null while it is used up, or was never there.
 static PUT_ASIDE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
@@ -50,9 +56,33 @@ pub(crate) fn zeroed(len: usize) -> Option<Vec<u8>> {
     Some(unsafe { Vec::from_raw_parts(block, len, len) })
 }
 
-/// Whether something new may begin: memory is not used up, and what is in progress has the reserve.
+/// Where address space is limited (`ulimit -v`), none is given to what may never need it: glibc gives each thread 64 MiB of it
+/// for its small allocations. Called before there are threads.
+pub(crate) fn save_address_space() {
+    #[cfg(target_env = "gnu")]
+    if getrlimit(Resource::As).current.is_some() {
+        // SAFETY: it takes numbers, and nobody else allocates meanwhile. Where it fails, all is as before.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
+}
+
+/// Whether something new may begin: memory is not used up, and what is in progress has the reserve, or as much in the heap.
 pub(crate) fn has_reserve() -> bool {
-    put_aside()
+    put_aside() || HEAP_HAS_ROOM.load(Ordering::Relaxed)
+}
+
+/// Whether the heap had as much as the reserve to give when somebody last looked.
+static HEAP_HAS_ROOM: AtomicBool = AtomicBool::new(false);
+
+/// Looks for room in the heap while there is no reserve: what was freed in the middle of it never goes back to the kernel. To
+/// be called a few times a second, since it walks through all that is free.
+pub(crate) fn look_for_room() {
+    #[cfg(target_env = "gnu")]
+    if !put_aside() {
+        // SAFETY: it only counts. Of more than 4 GiB, it gives the rest.
+        let free = unsafe { libc::mallinfo() }.fordblks.cast_unsigned() as usize;
+        HEAP_HAS_ROOM.store(free >= size_of_reserve(), Ordering::Relaxed);
+    }
 }
 
 /// Makes sure that the reserve is there; false if it cannot be.
@@ -60,20 +90,32 @@ fn put_aside() -> bool {
     if !PUT_ASIDE.load(Ordering::Acquire).is_null() {
         return true;
     }
-    let Some(block) = map(RESERVE) else { return false };
+    let size = size_of_reserve();
+    let Some(block) = map(size) else { return false };
     if PUT_ASIDE.compare_exchange(ptr::null_mut(), block, Ordering::AcqRel, Ordering::Acquire).is_err() {
         // Another thread was faster.
         // SAFETY: `map` has just given it, with this size, and nobody else knows it.
-        let _ = unsafe { munmap(block.cast(), RESERVE) };
+        let _ = unsafe { munmap(block.cast(), size) };
     }
     true
+}
+
+/// Decided once, since who gives the reserve up must know it.
+fn size_of_reserve() -> usize {
+    let known = SIZE.load(Ordering::Acquire);
+    if known > 0 {
+        return known;
+    }
+    let quarter = getrlimit(Resource::As).current.map_or(0, |limit| usize::try_from(limit / 4).unwrap_or(usize::MAX));
+    let size = quarter.clamp(*RESERVE.start(), *RESERVE.end());
+    SIZE.compare_exchange(0, size, Ordering::AcqRel, Ordering::Acquire).map_or_else(|other| other, |_| size)
 }
 
 /// Gives the reserve to whoever needs memory now; false if there is none.
 fn give_up_reserve() -> bool {
     let block = PUT_ASIDE.swap(ptr::null_mut(), Ordering::AcqRel);
     // SAFETY: `put_aside` mapped it with this size, and whoever takes it out of there is the only one that has it.
-    !block.is_null() && unsafe { munmap(block.cast(), RESERVE) }.is_ok()
+    !block.is_null() && unsafe { munmap(block.cast(), size_of_reserve()) }.is_ok()
 }
 
 /// Fresh pages.
