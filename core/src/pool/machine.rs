@@ -313,17 +313,22 @@ impl Pool {
         let conn = |list: &List, after| list.front().map(|slot| self.conns.at(slot).1.since + after);
         let waiter = self.oldest_waiter().map(|slot| self.waiters.at(slot).1.since + self.limits.wait_timeout);
         let demand = (self.idle.len() > self.limits.min_idle).then(|| self.demand.next());
-        [
-            (conn(&self.dialing, self.limits.dial_timeout), TimerKind::Dial),
-            (conn(&self.heads, self.limits.head_timeout), TimerKind::Head),
-            (waiter, TimerKind::Wait),
-            (conn(&self.idle, self.limits.idle_timeout), TimerKind::Idle),
-            (demand, TimerKind::Demand),
-            (self.redial_due(), TimerKind::Redial),
-        ]
-        .into_iter()
-        .filter_map(|(at, kind)| at.map(|at| (at, kind)))
-        .min_by_key(|(at, _)| *at)
+        let mut earliest: Option<(Instant, TimerKind)> = None;
+        // One by one, since this is asked twice for each request, and a table to choose from costs more than the choice.
+        let mut consider = |at: Option<Instant>, kind| {
+            if let Some(at) = at
+                && earliest.is_none_or(|(earlier, _)| at < earlier)
+            {
+                earliest = Some((at, kind));
+            }
+        };
+        consider(conn(&self.dialing, self.limits.dial_timeout), TimerKind::Dial);
+        consider(conn(&self.heads, self.limits.head_timeout), TimerKind::Head);
+        consider(waiter, TimerKind::Wait);
+        consider(conn(&self.idle, self.limits.idle_timeout), TimerKind::Idle);
+        consider(demand, TimerKind::Demand);
+        consider(self.redial_due(), TimerKind::Redial);
+        earliest
     }
 
     fn advance(&mut self, now: Instant) {

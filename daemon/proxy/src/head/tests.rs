@@ -309,3 +309,16 @@ fn responses_lose_the_fields_of_their_hop_and_a_426_keeps_its_protocol() {
     to_client_upgraded(&mut switched);
     assert_eq!(lines(&switched), ["connection: upgrade", "etag: e", "upgrade: TLS/1.2"]);
 }
+
+#[test]
+fn a_response_length_that_fits_in_no_number_is_refused() {
+    let mut headers = HeaderMap::new();
+    for (length, fits) in
+        [("18446744073709551615", true), ("18446744073709551616", false), ("9999999999999999999", true)]
+    {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+        assert_eq!(check_response(&mut headers, true).is_ok(), fits, "{length}");
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("00000000000000000000000000000001"));
+    assert!(check_response(&mut headers, true).is_ok());
+}
