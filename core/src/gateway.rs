@@ -13,6 +13,7 @@
 
 mod arena;
 mod asker;
+pub mod arrivals;
 mod config;
 mod counters;
 pub mod dhcp;

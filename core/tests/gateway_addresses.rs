@@ -50,7 +50,8 @@ impl World {
 
     fn send(&mut self, port: PortId, frame: &[u8]) {
         let handled = self.gateway.handle_frame(self.now, port, frame);
-        assert!(matches!(handled, Handled::Done | Handled::Datagram { .. }), "{handled:?}");
+        // A driver that reads on although it is to rest loses what is for others.
+        let (Handled::Done | Handled::Datagram { .. } | Handled::Rest { .. }) = handled else { panic!("{handled:?}") };
     }
 
     /// The frames that wait for a link, which are taken.
@@ -549,4 +550,69 @@ fn what_cannot_be_a_guests_cannot_be_pinned() {
     }
     let config = Config { pins: vec![pin("fd00::2")], ..Config::default() };
     assert!(Gateway::new(config).is_err(), "there is no IPv6");
+}
+
+/// One second of a driver that rests when it is told to; how many frames it read.
+fn read_for_a_second(world: &mut World, port: PortId, victim: PortId, frame: &[u8]) -> u64 {
+    let (mut read, mut rest) = (0, world.now);
+    for _ in 0..10_000 {
+        world.now = world.now + Duration::from_micros(100);
+        let useless = world.gateway.useless();
+        // As much as a link brings in that time.
+        for _ in 0..100 {
+            if rest > world.now {
+                break;
+            }
+            read += 1;
+            if read % 10 == 0 {
+                world.frames(victim);
+            }
+            if let Handled::Rest { until } = world.gateway.handle_frame(world.now, port, frame) {
+                assert!(until > world.now && until.since(world.now) <= Duration::from_millis(10), "{until:?}");
+                rest = until;
+            }
+        }
+        let useless = world.gateway.useless() - useless;
+        rest = rest.max(world.gateway.handle_useless(world.now, port, useless).unwrap_or(world.now));
+        world.frames(victim);
+    }
+    read
+}
+
+#[test]
+fn a_link_that_sends_others_too_much_is_held_back_and_loses_nothing() {
+    let mut world = World::new(Vec::new());
+    let [victim, attacker] = [1, 2].map(|tenant| world.link(tenant));
+    for (port, mac, last) in [(victim, VICTIM, 2), (attacker, ATTACKER, 3)] {
+        world.says(port, mac, IpAddr::from([192, 168, 127, last]));
+    }
+    let ip = ipv4([192, 168, 127, 3], [192, 168, 127, 2], 17, &udp(9, 9, &[7; 1400]));
+    let before = world.gateway.counters().switched;
+    let read = read_for_a_second(&mut world, attacker, victim, &ethernet(VICTIM, ATTACKER, [8, 0], &ip));
+    let counters = world.gateway.counters();
+    assert_eq!((counters.switched - before, counters.flood, counters.share_full), (read, 0, 0));
+    assert!((60_000..=65_536 + 2048).contains(&read), "{read}");
+}
+
+#[test]
+fn a_link_whose_frames_come_to_nothing_is_held_back() {
+    let stray = [&[0x04, 0xd2, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10][..], &[4, 0, 0, 0, 0, 0]].concat();
+    let packets = [
+        ("a stray", GATEWAY_MAC, [8, 0], ipv4([192, 168, 127, 3], [203, 0, 113, 1], 6, &stray)),
+        ("to nobody", [2, 9, 9, 9, 9, 9], [8, 0], ipv4([192, 168, 127, 3], [192, 168, 127, 99], 17, &udp(9, 9, b"x"))),
+        ("no packet", GATEWAY_MAC, [8, 0], vec![0x45; 10]),
+        ("a protocol that nobody knows", GATEWAY_MAC, [0x88, 0xb5], vec![0; 46]),
+    ];
+    for (what, to, kind, packet) in packets {
+        let mut world = World::new(Vec::new());
+        let [victim, attacker] = [1, 2].map(|tenant| world.link(tenant));
+        for (port, mac, last) in [(victim, VICTIM, 2), (attacker, ATTACKER, 3)] {
+            world.says(port, mac, IpAddr::from([192, 168, 127, last]));
+        }
+        let read = read_for_a_second(&mut world, attacker, victim, &ethernet(to, ATTACKER, kind, &packet));
+        assert!((30_000..=32_768 + 8192 + 200).contains(&read), "{what}: {read}: {:?}", world.gateway.counters());
+        assert!(world.gateway.counters().rests > 0, "{what}");
+        // The neighbour's link is read as ever.
+        assert_eq!(world.gateway.handle_useless(world.now, victim, 1), None);
+    }
 }

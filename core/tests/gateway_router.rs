@@ -150,7 +150,7 @@ impl World {
                 Handled::Datagram { session, kind, to, payload: payload.into_owned().into(), hop_limit }
             }
             Handled::Done => Handled::Done,
-            Handled::Dns { .. } => panic!("no question"),
+            other @ (Handled::Rest { .. } | Handled::Dns { .. }) => panic!("{other:?}"),
         }
     }
 

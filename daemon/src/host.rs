@@ -34,7 +34,7 @@ use config::Config;
 use control::{ExposeError, Handle, LinkKind, Stopped, Who};
 use dns::DnsHandle;
 use gateway::{Guest, Running};
-use listen::{LinkListener, RawListener};
+use listen::{LinkListener, RawListener, TurnedAway};
 use nitrotap_core::frame::Framing;
 use pid_file::PidFile;
 use sd_notify::NotifyState;
@@ -241,17 +241,20 @@ async fn serve(
     let metrics_at = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
     keep_guests_out(tasks, handle, bound.filter_map(Bound::tcp).chain(metrics_at).collect()).await?;
 
+    let turned_away = TurnedAway::register(&sources);
     for (bound, own) in links {
         let index = own.or_else(|| index.next()).unwrap_or_default();
         tracing::info!(listener = bound.name(), "listening for links");
         let acceptor = bound.register().map_err(cannot_accept)?;
         let services = listeners.services_on_links.then(|| full.clone());
-        tasks.spawn(LinkListener { acceptor, index, handle: handle.clone(), services }.serve());
+        let turned_away = turned_away.clone();
+        tasks.spawn(LinkListener { acceptor, index, handle: handle.clone(), services, turned_away }.serve());
     }
     for (bound, kind, index) in raw {
         tracing::info!(listener = bound.name(), ?kind, "listening for one link at a time");
         let acceptor = bound.register().map_err(cannot_accept)?;
-        tasks.spawn(RawListener { acceptor, index, handle: handle.clone(), kind }.serve());
+        let turned_away = turned_away.clone();
+        tasks.spawn(RawListener { acceptor, index, handle: handle.clone(), kind, turned_away }.serve());
     }
     for bound in own {
         tracing::info!(listener = bound.name(), "serving the REST interface");

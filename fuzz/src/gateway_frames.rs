@@ -236,7 +236,8 @@ impl World {
 
     fn frame(&mut self, link: PortId, frame: &[u8]) {
         match self.gateway.handle_frame(self.now, link, frame) {
-            Handled::Done => {}
+            // What is for other links is dropped until then.
+            Handled::Done | Handled::Rest { .. } => {}
             Handled::Datagram { session, .. } => self.sessions.push_back(session),
             Handled::Dns { client, .. } => self.questions.push_back(client),
         }

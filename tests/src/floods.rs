@@ -130,6 +130,7 @@ pub fn measure(flood: Flood, plan: Plan, program: Option<&Path>) -> Result<Figur
     let (_source, source) = world.serve(&["tcp-source", "127.0.0.1:0", "100000000000", "1"]);
     let (_echo, echo) = world.serve(&["tcp-echo", "127.0.0.1:0", "4096"]);
     let mut neighbour = FrameClient::connect_to(&gateway.second_socket(), Station::number(9));
+    neighbour.discard(attack::DISCARD);
     let from = SocketAddrV4::new(HOST, source);
     let before = crate::usage::resident(gateway.pid());
     let idle = service(&mut neighbour, from, plan.time);

@@ -52,6 +52,7 @@ pub struct FrameClient {
     wire: Wire,
     station: Station,
     inbox: VecDeque<Packet>,
+    discards: Option<u16>,
     answers_arp: bool,
     frames: u64,
     broken: u64,
@@ -92,11 +93,17 @@ impl FrameClient {
     fn open(socket: &Path, station: Station) -> Self {
         let wire = Wire::connect(socket).expect("the gateway listens");
         let inbox = VecDeque::new();
-        Self { wire, station, inbox, answers_arp: true, frames: 0, broken: 0, port: 20_000 }
+        Self { wire, station, inbox, discards: None, answers_arp: true, frames: 0, broken: 0, port: 20_000 }
     }
 
     pub fn station(&self) -> Station {
         self.station
+    }
+
+    /// Throws away datagrams to a port as they come, as a kernel does where nobody listens: they are not looked through again
+    /// whenever something else is waited for.
+    pub fn discard(&mut self, port: u16) {
+        self.discards = Some(port);
     }
 
     /// Whether the gateway has closed the stream.
@@ -177,7 +184,7 @@ impl FrameClient {
 
     /// One turn of the stream: sends and receives what is possible, after at most `limit`. Gives whether anything moved.
     pub fn turn(&mut self, limit: Duration) -> bool {
-        let Self { wire, station, inbox, answers_arp, frames, broken, .. } = self;
+        let Self { wire, station, inbox, discards, answers_arp, frames, broken, .. } = self;
         let mut replies = Vec::new();
         let moved = wire.turn(limit, |frame| {
             *frames += 1;
@@ -186,6 +193,9 @@ impl FrameClient {
             let from_gateway = frame.get(6..12).is_none_or(|mac| mac == station.gateway.as_bytes());
             *broken += u64::from(packet == Packet::Broken && from_gateway);
             replies.extend(arp_reply(station, &packet).filter(|_| *answers_arp));
+            if discards.is_some_and(|port| matches!(&packet, Packet::Udp(_, datagram) if datagram.to == port)) {
+                return;
+            }
             if inbox.len() == INBOX {
                 inbox.pop_front();
             }

@@ -105,10 +105,34 @@ crate::counters! {
         tcp_rejected: Counter "nitrotap_gateway_tcp_rejected" {},
         /// ICMP errors received from enclaves.
         icmp_errors_in: Counter "nitrotap_gateway_icmp_errors_received" {},
+        /// Times that a link was not read for a moment because its enclave sent more to others than it may.
+        rests: Counter "nitrotap_gateway_link_rests" {},
     }
 }
 
 impl Counters {
+    /// How many frames have come to nothing: what was dropped, refused, or answered with a reset.
+    pub(super) const fn useless(&self) -> u64 {
+        self.malformed
+            + self.spoofed
+            + self.unknown_destination
+            + self.unsupported
+            + self.addresses_full
+            + self.hop_limit
+            + self.share_full
+            + self.flood
+            + self.between_denied
+            + self.dns_refused
+            + self.tcp_resets_out
+            + self.icmp_errors_out
+            + self.refused_flows
+            + self.refused_half_open
+            + self.refused_sessions
+            + self.refused_rate
+            + self.refused_memory
+            + self.refused_source_ports
+    }
+
     pub(super) const fn refuse(&mut self, refusal: Refusal) {
         match refusal {
             Refusal::Flows => self.refused_flows += 1,

@@ -1,5 +1,8 @@
 //! How many frames an enclave may send to others: each costs whoever gets it as much as a long one, and one for everybody is
-//! copied to all.
+//! copied to all. And how many frames it may send that come to nothing.
+//!
+//! What is for everybody and too much is dropped. What is for one station is held back: its link rests, so that the kernels at
+//! both its ends hold back whoever sends (shaping, not policing), and no work is done for frames that would be dropped.
 //!
 //! Owns: a bucket per holder, and one per listener. Driven by: the machine. Bounds: of a machine, or of a link of a listener,
 //! [`RATE`] frames per second for everybody and [`RATE_TO_ONE`] for one station, twice as many at once and a 32nd of them, and
@@ -20,6 +23,26 @@ const BURST: u64 = 512;
 const RATE_TO_ONE: u64 = 65_536;
 const BURST_TO_ONE: u64 = 2048;
 const LINKS: u64 = 8;
+/// Frames that come to nothing, for which nothing is too cheap to be sent without end: more than the resets that a busy guest
+/// earns when a host is restarted.
+const RATE_USELESS: u64 = 32_768;
+const BURST_USELESS: u64 = 8192;
+/// Frames that a rested link may send at once: at these rates it rests for two to four milliseconds.
+const RESTED: u64 = 128;
+
+/// Whether a frame for one station may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    Go,
+    /// It may, and then nothing of its link until `rest`.
+    Last {
+        rest: Instant,
+    },
+    /// It may not, and nothing of its link may until `rest`.
+    Over {
+        rest: Instant,
+    },
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -40,21 +63,63 @@ impl Floods {
         Self { rate: RATE_TO_ONE, burst: BURST_TO_ONE, buckets: BTreeMap::new() }
     }
 
+    /// Of frames that come to nothing.
+    pub(super) fn useless() -> Self {
+        Self { rate: RATE_USELESS, burst: BURST_USELESS, buckets: BTreeMap::new() }
+    }
+
+    /// So many frames have been sent: until when the link of `holder` is to rest for that.
+    pub(super) fn charge(&mut self, now: Instant, holder: Holder, frames: u64) -> Option<Instant> {
+        self.make_room(now, holder);
+        let listener = holder.without_link();
+        self.bucket(holder, 1).overdraw(now, frames);
+        if listener != holder {
+            self.bucket(listener, LINKS).overdraw(now, frames);
+        }
+        self.is_used_up(now, holder).then(|| self.rest(now, holder))
+    }
+
     /// Whether one more frame may go.
     pub(super) fn may(&mut self, now: Instant, holder: Holder) -> bool {
-        let Self { rate, burst, .. } = *self;
-        if !self.buckets.contains_key(&holder) && self.buckets.len() >= 2 * MAX_PORTS {
-            // Those that have long been silent need not be remembered.
-            let full =
-                |bucket: &TokenBucket| bucket.ready_at(bucket.rate() / rate * burst).is_some_and(|full| full <= now);
-            self.buckets.retain(|_, bucket| !full(bucket));
-        }
-        let mut take = |holder, times| {
-            let bucket = self.buckets.entry(holder).or_insert_with(|| TokenBucket::new(rate * times, burst * times));
-            bucket.take(now, 1)
-        };
+        self.make_room(now, holder);
         let listener = holder.without_link();
-        take(holder, 1) && (listener == holder || take(listener, LINKS))
+        self.bucket(holder, 1).take(now, 1) && (listener == holder || self.bucket(listener, LINKS).take(now, 1))
+    }
+
+    fn bucket(&mut self, holder: Holder, times: u64) -> &mut TokenBucket {
+        let Self { rate, burst, buckets } = self;
+        buckets.entry(holder).or_insert_with(|| TokenBucket::new(*rate * times, *burst * times))
+    }
+
+    /// Those that have long been silent need not be remembered.
+    fn make_room(&mut self, now: Instant, holder: Holder) {
+        let Self { rate, burst, buckets } = self;
+        if !buckets.contains_key(&holder) && buckets.len() >= 2 * MAX_PORTS {
+            let full =
+                |bucket: &TokenBucket| bucket.ready_at(bucket.rate() / *rate * *burst).is_some_and(|full| full <= now);
+            buckets.retain(|_, bucket| !full(bucket));
+        }
+    }
+
+    /// The same, and whether the link of `holder` is to rest.
+    pub(super) fn pace(&mut self, now: Instant, holder: Holder) -> Pace {
+        let may = self.may(now, holder);
+        if may && !self.is_used_up(now, holder) {
+            return Pace::Go;
+        }
+        let rest = self.rest(now, holder);
+        if may { Pace::Last { rest } } else { Pace::Over { rest } }
+    }
+
+    fn is_used_up(&self, now: Instant, holder: Holder) -> bool {
+        let empty = |holder| self.buckets.get(&holder).is_some_and(|bucket| bucket.ready_at(1) > Some(now));
+        empty(holder) || empty(holder.without_link())
+    }
+
+    /// Until when a link rests that has used up what it may.
+    fn rest(&self, now: Instant, holder: Holder) -> Instant {
+        let rested = |holder| self.buckets.get(&holder).and_then(|bucket| bucket.ready_at(RESTED));
+        rested(holder).max(rested(holder.without_link())).unwrap_or(now)
     }
 }
 

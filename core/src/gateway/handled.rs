@@ -1,6 +1,7 @@
 //! What a frame asks of the driver, and what the world says to that.
 
 use super::{output::SessionId, session::Kind};
+use crate::time::Instant;
 use core::net::{IpAddr, SocketAddr};
 use std::borrow::Cow;
 
@@ -29,6 +30,12 @@ pub enum Handled<'f> {
         /// The message.
         query: Cow<'f, [u8]>,
     },
+    /// Read nothing more of this link until then: it has sent as much to other enclaves as it may for now. What is read
+    /// all the same, and is for others, is dropped.
+    Rest {
+        /// When the link may send again.
+        until: Instant,
+    },
 }
 
 impl Handled<'_> {
@@ -36,6 +43,7 @@ impl Handled<'_> {
     pub(super) fn into_owned<'f>(self) -> Handled<'f> {
         match self {
             Handled::Done => Handled::Done,
+            Handled::Rest { until } => Handled::Rest { until },
             Handled::Datagram { session, kind, to, payload, hop_limit } => {
                 Handled::Datagram { session, kind, to, payload: Cow::Owned(payload.into_owned()), hop_limit }
             }

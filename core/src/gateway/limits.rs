@@ -17,6 +17,8 @@ pub struct TokenBucket {
     burst: u64,
     /// In parts of a token; at most `burst * PARTS`, which is below 2^94.
     level: u128,
+    /// Parts that were taken beyond that, and are paid back first; at most `burst * PARTS`.
+    owed: u128,
     /// When `level` was right.
     at: Instant,
 }
@@ -25,7 +27,7 @@ impl TokenBucket {
     /// A full bucket. With a `rate` of 0 it never fills again; with a `burst` of 0 it gives nothing.
     #[must_use]
     pub const fn new(rate: u64, burst: u64) -> Self {
-        Self { rate, burst, level: burst as u128 * PARTS, at: Instant::ZERO }
+        Self { rate, burst, level: burst as u128 * PARTS, owed: 0, at: Instant::ZERO }
     }
 
     /// Tokens per second.
@@ -53,6 +55,16 @@ impl TokenBucket {
         whole
     }
 
+    /// Takes `n` tokens, also those that are not there yet: they are owed, up to as many as fit the bucket. True if none are.
+    pub fn overdraw(&mut self, now: Instant, n: u64) -> bool {
+        self.fill(now);
+        let wanted = u128::from(n) * PARTS;
+        let taken = wanted.min(self.level);
+        self.level -= taken;
+        self.owed = self.owed.saturating_add(wanted - taken).min(u128::from(self.burst) * PARTS);
+        self.owed == 0
+    }
+
     /// Gives back tokens that were taken and not used.
     pub fn give_back(&mut self, n: u64) {
         self.level = self.level.saturating_add(u128::from(n) * PARTS).min(u128::from(self.burst) * PARTS);
@@ -62,7 +74,7 @@ impl TokenBucket {
     /// passed. `None` if it never does.
     #[must_use]
     pub fn ready_at(&self, n: u64) -> Option<Instant> {
-        let lacking = (u128::from(n) * PARTS).saturating_sub(self.level);
+        let lacking = (u128::from(n) * PARTS).saturating_sub(self.level) + self.owed;
         if lacking == 0 {
             return Some(self.at);
         }
@@ -76,7 +88,9 @@ impl TokenBucket {
     fn fill(&mut self, now: Instant) {
         // Below 2^128: both factors are below 2^64, and the sum is capped.
         let gained = now.since(self.at).as_nanos() * u128::from(self.rate);
-        self.level = self.level.saturating_add(gained).min(u128::from(self.burst) * PARTS);
+        let paid = gained.min(self.owed);
+        self.owed -= paid;
+        self.level = self.level.saturating_add(gained - paid).min(u128::from(self.burst) * PARTS);
         self.at = self.at.max(now);
     }
 }
@@ -138,6 +152,18 @@ mod tests {
             }
             all && sum >= once.take_up_to(at(now), u64::MAX)
         }
+    }
+
+    #[test]
+    fn what_was_taken_too_early_is_paid_back_first_and_is_bounded() {
+        let mut bucket = TokenBucket::new(1_000, 10);
+        assert!(bucket.overdraw(at(0), 10));
+        assert!(!bucket.overdraw(at(0), 3));
+        assert_eq!((bucket.ready_at(1), bucket.ready_at(2)), (Some(at(4_000_000)), Some(at(5_000_000))));
+        assert!(!bucket.take(at(3_999_999), 1));
+        assert!(bucket.take(at(4_000_000), 1));
+        assert!(!bucket.overdraw(at(4_000_000), u64::MAX));
+        assert_eq!(bucket.ready_at(1), Some(at(15_000_000)));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
     counters::Counters,
     dhcp::{self, Dhcp, DhcpCounters},
     duplicates::{Duplicate, Duplicates, Station},
-    floods::Floods,
+    floods::{Floods, Pace},
     fragments::{self, FragmentCounters, Reassembler},
     handled::{DialError, Handled, OpenError, SessionError},
     meeting::Conversations,
@@ -117,6 +117,8 @@ pub struct Gateway {
     floods: Floods,
     /// The same of frames for one station.
     unicasts: Floods,
+    /// The same of frames that come to nothing.
+    useless: Floods,
     ended: VecDeque<(PortId, Ended)>,
 }
 
@@ -179,6 +181,7 @@ impl Gateway {
             duplicates: Duplicates::default(),
             floods: Floods::to_all(),
             unicasts: Floods::to_one(),
+            useless: Floods::useless(),
             ended: VecDeque::new(),
             config,
         })
@@ -264,33 +267,69 @@ impl Gateway {
         if *destination == self.config.gateway_mac {
             return self.handle_local(now, port, *source, frame);
         }
-        let group = destination[0] & 1 == 1;
-        // Before anybody looks at it: a flood costs as little as can be.
-        if !group && !self.may_send(now, port) {
-            return Handled::Done;
+        if destination[0] & 1 == 1 {
+            return self.handle_between(now, (port, *source), own, *destination, frame);
         }
-        if !group && self.is_share_full(port, *destination, frame.len()) {
+        // Before anybody looks at it: a flood costs as little as can be.
+        match self.pace(now, port) {
+            Pace::Go => self.handle_between(now, (port, *source), own, *destination, frame),
+            Pace::Last { rest } => {
+                match self.handle_between(now, (port, *source), own, *destination, frame) {
+                    Handled::Done => Handled::Rest { until: rest },
+                    // The next frame brings the rest.
+                    asked @ (Handled::Rest { .. } | Handled::Datagram { .. } | Handled::Dns { .. }) => asked,
+                }
+            }
+            Pace::Over { rest } => Handled::Rest { until: rest },
+        }
+    }
+
+    /// How many frames have come to nothing so far, of all links: dropped, refused, or answered with a reset. What a driver reads of
+    /// one link at a time, it asks before and after.
+    #[must_use]
+    pub const fn useless(&self) -> u64 {
+        self.counters.useless()
+    }
+
+    /// So many frames that a link has just sent have come to nothing. Gives until when nothing more of it is to be read: an
+    /// enclave that sends what is dropped costs nobody the time to read it all.
+    pub fn handle_useless(&mut self, now: Instant, port: PortId, frames: u64) -> Option<Instant> {
+        if frames == 0 {
+            return None;
+        }
+        let rest = self.ports.holder(port).and_then(|holder| self.useless.charge(now, holder, frames));
+        self.counters.rests += u64::from(rest.is_some());
+        rest
+    }
+
+    /// A frame that is not for the gateway alone.
+    fn handle_between<'f>(
+        &mut self,
+        now: Instant,
+        (port, source): (PortId, [u8; 6]),
+        own: bool,
+        destination: [u8; 6],
+        frame: &'f [u8],
+    ) -> Handled<'f> {
+        let group = destination[0] & 1 == 1;
+        if !group && self.is_share_full(port, destination, frame.len()) {
             self.counters.share_full += 1;
             return Handled::Done;
         }
         if self.network6.is_some() && [frame[12], frame[13]] == wire::ETHERTYPE_IPV6 {
-            return self.handle_ipv6_frame(now, (port, *source), own, frame);
+            return self.handle_ipv6_frame(now, (port, source), own, frame);
         }
         if group && own && !self.may_flood(now, port) {
             // It is looked at no further than the gateway itself needs.
-            return if *destination == BROADCAST {
-                self.handle_local(now, port, *source, frame)
-            } else {
-                Handled::Done
-            };
+            return if destination == BROADCAST { self.handle_local(now, port, source, frame) } else { Handled::Done };
         }
         // What reaches other enclaves says who it is from: none of them can be told that somebody else has moved.
-        let passes = own && self.is_honest(now, port, *source, frame);
-        if passes && group && self.may_meet(now, (port, *source), None, frame) {
+        let passes = own && self.is_honest(now, port, source, frame);
+        if passes && group && self.may_meet(now, (port, source), None, frame) {
             self.flood(port, frame);
         }
-        if *destination == BROADCAST {
-            return self.handle_local(now, port, *source, frame);
+        if destination == BROADCAST {
+            return self.handle_local(now, port, source, frame);
         }
         if !passes {
             match [frame[12], frame[13]] {
@@ -298,7 +337,7 @@ impl Gateway {
                 _ => self.counters.unsupported += 1,
             }
         } else if !group {
-            self.forward(now, (port, *source), *destination, frame);
+            self.forward(now, (port, source), destination, frame);
         }
         Handled::Done
     }

@@ -201,7 +201,7 @@ struct Worker {
     left_over: bool,
     /// Connections that have used up their rate, and when they may go on.
     throttled: BTreeSet<(Instant, FlowId)>,
-    /// What the kernel had no memory or no descriptors for, and when that is tried again.
+    /// What the kernel had no memory or no descriptors for, and links that rest; and when that is tried again.
     retries: BTreeSet<(Instant, Source)>,
     buffer: Box<[u8]>,
     /// Grows whenever the host's addresses or routes have changed.
@@ -243,9 +243,9 @@ impl Worker {
         }
         self.poller.wait(news, timeout)?;
         let now = self.clock.now();
+        self.turns.begin();
         // First the mailbox: what the name server has learned must be known before a guest uses it.
         self.left_over = self.requests(now);
-        self.turns.begin();
         while let Some(source) = self.turns.next() {
             if let Source::Flow(flow) = source {
                 self.look_again(now, flow);
@@ -260,9 +260,11 @@ impl Worker {
             self.gateway.handle_timeout(now);
         }
         self.end_links();
-        while let Some((_, source)) = self.retries.first().copied().filter(|(at, _)| *at <= now) {
-            self.retries.pop_first();
-            self.serve(now, source, true, true, false);
+        // What is to be tried once more is not tried again in this turn.
+        for _ in 0..self.retries.iter().take_while(|(at, _)| *at <= now).count() {
+            if let Some((_, source)) = self.retries.pop_first() {
+                self.serve(now, source, true, true, false);
+            }
         }
         while let Some((_, flow)) = self.throttled.first().copied().filter(|(at, _)| *at <= now) {
             self.throttled.pop_first();
@@ -333,7 +335,9 @@ impl Worker {
             Output::Closed { flow, how } => self.flow_closed(flow, how),
             Output::SessionRefused(session) => self.session_refused(now, session),
             Output::SessionClosed(session) => self.session_closed(session),
-            Output::Frames(port) => self.write_link(now, port),
+            Output::Frames(port) => {
+                self.write_link(now, port);
+            }
         }
     }
 

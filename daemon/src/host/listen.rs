@@ -3,7 +3,12 @@
 //! Owns: the listening sockets and the connections in their handshake; a link goes to the data thread as soon as nothing
 //! but frames can follow. Driven by: tokio. Drain: dropping the task closes the listener and what shakes hands.
 //! Bounds: per listener [`MAX_HANDSHAKES`], of which one vsock CID or IP address has at most [`MAX_HANDSHAKES_PER_PEER`], each
-//! for at most [`HANDSHAKE`]; further connections wait in the listener's backlog.
+//! for at most [`HANDSHAKE`]; further connections wait in the listener's backlog, and so do those beyond the rates of
+//! [`nitrotap_core::gateway::arrivals`].
+
+mod door;
+
+pub(crate) use door::TurnedAway;
 
 use super::{
     control::{Attach, Handle, LinkKind},
@@ -12,6 +17,7 @@ use super::{
     socket::{Acceptor, Peer},
     stream::HostStream,
 };
+use door::Door;
 use nitrotap_core::frame::Framing;
 use std::{
     collections::BTreeMap,
@@ -72,6 +78,7 @@ pub(crate) struct LinkListener {
     pub(crate) handle: Handle,
     /// What else is served here; `None` unless `--services-on-listeners`.
     pub(crate) services: Option<Services>,
+    pub(crate) turned_away: TurnedAway,
 }
 
 impl LinkListener {
@@ -80,9 +87,10 @@ impl LinkListener {
         let slots = Arc::new(Semaphore::new(MAX_HANDSHAKES));
         let seats = Seats::default();
         let mut tasks = JoinSet::new();
+        let mut door = Door::new(self.acceptor, self.turned_away);
         while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
             while tasks.try_join_next().is_some() {}
-            let (fd, peer) = accept(&self.acceptor).await;
+            let (fd, peer) = door.next().await;
             let tenant = tenant(peer, self.index);
             let Some(seat) = seats.take(peer) else {
                 seldom!(WARN, tenant, "too many handshakes at a time: connection closed", %peer, limit = MAX_HANDSHAKES_PER_PEER);
@@ -125,20 +133,22 @@ pub(crate) struct RawListener {
     pub(crate) index: u32,
     pub(crate) handle: Handle,
     pub(crate) kind: LinkKind,
+    pub(crate) turned_away: TurnedAway,
 }
 
 impl RawListener {
     /// Accepts until dropped.
     pub(crate) async fn serve(self) {
+        let mut door = Door::new(self.acceptor, self.turned_away);
         loop {
-            let (fd, peer) = accept(&self.acceptor).await;
+            let (fd, peer) = door.next().await;
             let (ended, end) = oneshot::channel();
             let Ok(stream) = HostStream::new(fd) else { continue };
             let attach = attach(stream, self.kind, tenant(peer, self.index), peer, Some(ended));
             if self.handle.attach(attach).await.is_err() {
                 return;
             }
-            tracing::debug!(listener = self.acceptor.name(), %peer, "link");
+            tracing::debug!(listener = door.name(), %peer, "link");
             // A sender that was dropped means the same.
             let _ = end.await;
         }
@@ -279,6 +289,17 @@ enum Whose {
     Address(IpAddr),
 }
 
+impl Whose {
+    /// `None` if nothing tells it from others.
+    fn of(peer: Peer) -> Option<Self> {
+        match peer {
+            Peer::Vsock { cid, .. } => Some(Self::Cid(cid)),
+            Peer::Ip(address) => Some(Self::Address(address.ip().to_canonical())),
+            Peer::Local => None,
+        }
+    }
+}
+
 /// Handshakes under way by peer.
 #[derive(Clone, Debug, Default)]
 struct Seats {
@@ -287,11 +308,7 @@ struct Seats {
 
 impl Seats {
     fn take(&self, peer: Peer) -> Option<Seat> {
-        let whose = match peer {
-            Peer::Vsock { cid, .. } => Whose::Cid(cid),
-            Peer::Ip(address) => Whose::Address(address.ip().to_canonical()),
-            Peer::Local => return Some(Seat { of: None }),
-        };
+        let Some(whose) = Whose::of(peer) else { return Some(Seat { of: None }) };
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(whose).or_insert(0);
         if *count >= MAX_HANDSHAKES_PER_PEER {

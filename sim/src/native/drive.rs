@@ -56,6 +56,8 @@ pub(super) struct Driver {
     links: BTreeMap<u64, Link>,
     relays: BTreeMap<u64, Relay>,
     dials: Dials,
+    /// Links that have sent other enclaves as much as they may, and until when nothing of them is read.
+    rests: BTreeSet<(Instant, u64)>,
     /// Processor time of what was done since it was last paid for.
     owed_ns: u64,
     /// Frames and bytes towards enclaves that are paid for.
@@ -73,6 +75,7 @@ impl Driver {
             links: BTreeMap::new(),
             relays: BTreeMap::new(),
             dials: Dials::default(),
+            rests: BTreeSet::new(),
             owed_ns: 0,
             charged: (0, 0),
         }
@@ -112,7 +115,8 @@ impl Driver {
 
     /// Sleeps until there is something to do; gives what the wake-up costs.
     async fn wait(&self) -> u64 {
-        let next = self.gateway.borrow().poll_timeout().into_iter().chain(self.dials.next()).min();
+        let rested = self.rests.first().map(|(at, _)| *at);
+        let next = self.gateway.borrow().poll_timeout().into_iter().chain(self.dials.next()).chain(rested).min();
         let clock = self.host.clock;
         if !self.ready.is_empty() || !self.orders.is_empty() || next.is_some_and(|at| at <= clock.now()) {
             return 0;
@@ -220,6 +224,10 @@ impl Driver {
         }
         self.pay(self.host.costs.link_read.ns).await;
         let Some(mut link) = self.links.remove(&id) else { return };
+        if !self.take_frames(link.port, &mut link) {
+            self.links.insert(id, link);
+            return;
+        }
         match link.read() {
             Poll::Pending => {}
             Poll::Ready(Ok(n @ 1..)) => {
@@ -233,15 +241,27 @@ impl Driver {
         self.links.insert(id, link);
     }
 
-    fn take_frames(&mut self, port: PortId, link: &mut Link) {
+    /// Hands over what the link's decoder has; false if the link rests.
+    fn take_frames(&mut self, port: PortId, link: &mut Link) -> bool {
         let now = self.host.clock.now();
+        if link.rest.is_some_and(|until| until > now) {
+            return false;
+        }
+        link.rest = None;
         let stream = link.stream().clone();
         let mut gateway = self.gateway.borrow_mut();
-        while let Some(frame) = link.decoder.next_frame() {
+        let useless = gateway.useless();
+        while link.rest.is_none()
+            && let Some(frame) = link.decoder.next_frame()
+        {
             self.owed_ns += self.host.costs.frame_in.cost(frame.len());
             Link::note_received(&stream, &self.host, frame);
             match gateway.handle_frame(now, port, frame) {
                 Handled::Done => {}
+                Handled::Rest { until } => {
+                    link.rest = Some(until);
+                    self.rests.insert((until, port.to_u64()));
+                }
                 Handled::Datagram { session, .. } => gateway.session_failed(session, SessionError::Refused),
                 Handled::Dns { client, query } => {
                     if let Some(answer) = refusal(&query) {
@@ -250,11 +270,17 @@ impl Driver {
                 }
             }
         }
+        let useless = gateway.useless() - useless;
+        if let Some(until) = gateway.handle_useless(now, port, useless) {
+            link.rest = link.rest.max(Some(until));
+            self.rests.insert((until, port.to_u64()));
+        }
         drop(gateway);
         let runts = link.decoder.runts();
         self.host.audit.check(now, Invariant::Frames, runts == 0 || stream.peer().cid != ENCLAVE_CID, || {
             format!("{runts} runts were sent to the host")
         });
+        link.rest.is_none()
     }
 
     fn unlink(&self, link: &Link) {
@@ -264,6 +290,10 @@ impl Driver {
 
     fn handle_timeout(&mut self) {
         let now = self.host.clock.now();
+        while let Some((_, id)) = self.rests.first().copied().filter(|(at, _)| *at <= now) {
+            self.rests.pop_first();
+            self.ready.push(Event::LinkIn(id));
+        }
         while let Some(flow) = self.dials.expired(now) {
             self.gateway.borrow_mut().dialed(now, flow, Err(DialError::HostUnreachable));
         }

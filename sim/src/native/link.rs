@@ -16,6 +16,7 @@ use crate::{
 use nitrotap_core::{
     frame::{Decoder, Framing},
     gateway::{Gateway, PortId},
+    time::Instant,
 };
 use std::{
     collections::VecDeque,
@@ -33,6 +34,8 @@ pub(super) struct Link {
     pub(super) port: PortId,
     stream: SimStream,
     pub(super) decoder: Decoder,
+    /// Nothing is read until then: its enclave has sent others as much as it may.
+    pub(super) rest: Option<Instant>,
     /// The stream has taken everything that it was given.
     pub(super) writable: bool,
     carver: Carver,
@@ -66,6 +69,7 @@ impl Link {
             port,
             stream,
             decoder: Decoder::new(READ_SIZE),
+            rest: None,
             writable: true,
             carver: Carver::default(),
             faults: VecDeque::new(),

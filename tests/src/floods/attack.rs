@@ -125,6 +125,9 @@ pub(super) struct Attack<'t> {
     streams: Vec<Conversation>,
 }
 
+/// Where datagrams of floods between enclaves go (RFC 863).
+pub(super) const DISCARD: u16 = 9;
+
 /// Frames sent in one go.
 const BATCH: u32 = 256;
 
@@ -196,7 +199,7 @@ impl<'t> Attack<'t> {
 
     fn datagram_to(&self, mac: EthernetAddress, ip: Ipv4Addr) -> Vec<u8> {
         let us = self.client.station();
-        us.ipv4_to(mac, ip, IpProtocol::Udp, &us.datagram(9, SocketAddrV4::new(ip, 9), &[7; 1400]))
+        us.ipv4_to(mac, ip, IpProtocol::Udp, &us.datagram(DISCARD, SocketAddrV4::new(ip, DISCARD), &[7; 1400]))
     }
 
     fn dns_streams(&mut self) -> u64 {

@@ -144,11 +144,13 @@ impl Gateway {
         }
     }
 
-    /// Whether a link may send one more frame to a station on another one.
-    pub(super) fn may_send(&mut self, now: Instant, from: PortId) -> bool {
-        let may = self.ports.holder(from).is_some_and(|holder| self.unicasts.may(now, holder));
-        self.counters.flood += u64::from(!may);
-        may
+    /// Whether a link may send one more frame to a station on another one, and whether it is to rest behind it.
+    pub(super) fn pace(&mut self, now: Instant, from: PortId) -> Pace {
+        let Some(holder) = self.ports.holder(from) else { return Pace::Over { rest: now } };
+        let pace = self.unicasts.pace(now, holder);
+        self.counters.flood += u64::from(matches!(pace, Pace::Over { .. }));
+        self.counters.rests += u64::from(!matches!(pace, Pace::Go));
+        pace
     }
 
     /// Whether a frame for a station on another link would be dropped for want of room there.

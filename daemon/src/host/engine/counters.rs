@@ -53,5 +53,7 @@ nitrotap_core::counters! {
         settles_cut: Counter "nitrotap_host_turns_cut" {},
         /// Clients of published UDP ports that were told that their guest has nobody there.
         askers_refused: Counter "nitrotap_host_askers_refused" {},
+        /// Times that a published port left connections in its backlog because the guest had yet to answer many others.
+        accepts_held: Counter "nitrotap_host_accepts_held" {},
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct FlowSocket {
     /// What the guest gets before anything that the socket gives.
     prologue: Vec<u8>,
     queued: bool,
+    /// The published port that it came by, until its guest has answered.
+    opening: Option<u32>,
     /// What it may move out of the virtual network, and into it; `None` without a limit.
     rates: Option<Box<[TokenBucket; 2]>>,
 }
@@ -109,6 +111,7 @@ impl Worker {
             refused: false,
             prologue,
             queued: false,
+            opening: None,
             rates: self.flow_rate.map(|rate| {
                 // A second's worth at once, and never less than a turn's share.
                 let bucket = TokenBucket::new(rate, rate.max(TURN as u64));
@@ -209,6 +212,9 @@ impl Worker {
         socket.queued = false;
         let result = self.move_bytes(now, &mut socket);
         let index = flow.index();
+        if socket.opening.is_some() && self.gateway.status(flow).is_some_and(|status| status.established) {
+            self.guest_answered(socket.opening.take());
+        }
         if let (Some(tenant), Ok((moved, _))) = (tenant, &result) {
             self.turns.spend(tenant, turns::LOOK + *moved as u64 / turns::BYTES);
         }
@@ -359,11 +365,19 @@ impl Worker {
     pub(super) fn flow_closed(&mut self, flow: FlowId, how: Closed) {
         let Some(slot) = self.flows.get_mut(flow.index()) else { return };
         let Some(socket) = slot.take_if(|socket| socket.flow == flow) else { return };
+        self.guest_answered(socket.opening);
         if how != Closed::Finished
             && let Some(fd) = &socket.fd
         {
             // A reset stays a reset: with no time to linger, closing sends one.
             let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
+        }
+    }
+
+    /// A connection came by a published port, and its guest has yet to answer.
+    pub(super) fn set_opening(&mut self, flow: FlowId, forward: u32) {
+        if let Some(socket) = self.socket(flow) {
+            socket.opening = Some(forward);
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
 };
 use nitrotap_core::{
     gateway::{
+        FlowId,
         publishing::{Asker, Holder, NotForGuests, Publishing},
         turns,
     },
@@ -36,6 +37,10 @@ const OPERATOR: u32 = u32::MAX;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// Connections of one published port whose guest has yet to answer; more of them wait in its backlog, and cost nothing. A guest
+/// that answers within a millisecond can open a quarter of a million per second.
+const MAX_OPENING: usize = 256;
+
 /// Connections accepted, or datagrams read, before others get their turn.
 const TURN: usize = 64;
 
@@ -52,6 +57,10 @@ struct Listening {
     socket: OwnedFd,
     /// With the port that was given for port 0.
     address: SocketAddr,
+    /// Connections whose guest has yet to answer.
+    opening: usize,
+    /// No more are accepted before some of them are open, or over.
+    crowded: bool,
     /// Removed with it.
     _file: Option<SocketFile>,
 }
@@ -164,7 +173,7 @@ impl Worker {
             }
         };
         seldom!(INFO, publisher, "a port is published", %protocol, local = %forward.name, to = %forward.to);
-        self.forwards.add(number, Listening { forward, socket, address, _file: file });
+        self.forwards.add(number, Listening { forward, socket, address, opening: 0, crowded: false, _file: file });
         Ok(address)
     }
 
@@ -233,7 +242,13 @@ impl Worker {
             if self.turns.left(tenant) == 0 {
                 break;
             }
-            let Some(Listening { forward, socket, .. }) = self.forwards.listening.get(&number) else { return false };
+            let Some(listening) = self.forwards.listening.get_mut(&number) else { return false };
+            if listening.opening >= MAX_OPENING {
+                listening.crowded = true;
+                self.counters.accepts_held += 1;
+                return false;
+            }
+            let Listening { forward, socket, .. } = &*listening;
             let (fd, client) = match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((fd, client)) => (fd, client.and_then(|client| SocketAddr::try_from(client).ok())),
                 Err(Errno::AGAIN) => return false,
@@ -265,20 +280,40 @@ impl Worker {
                 let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
                 continue;
             }
-            self.join(now, fd, to, prologue);
+            if let Some(flow) = self.join(now, fd, to, prologue) {
+                self.set_opening(flow, number);
+                if let Some(listening) = self.forwards.listening.get_mut(&number) {
+                    listening.opening += 1;
+                }
+            }
         }
         true
     }
 
-    /// Joins a connection to a guest's port.
-    pub(super) fn join(&mut self, now: Instant, fd: OwnedFd, to: SocketAddr, prologue: Vec<u8>) {
+    /// The guest has answered a connection of a published port, or will not.
+    pub(super) fn guest_answered(&mut self, number: Option<u32>) {
+        let Some(number) = number else { return };
+        let Some(listening) = self.forwards.listening.get_mut(&number) else { return };
+        listening.opening = listening.opening.saturating_sub(1);
+        if listening.crowded && listening.opening <= MAX_OPENING / 2 {
+            listening.crowded = false;
+            let tenant = self.gateway.tenant_of_guest(listening.forward.to.ip());
+            self.turns.wait(tenant, Source::Forward(number));
+        }
+    }
+
+    /// Joins a connection to a guest's port; `None` if it is over already.
+    pub(super) fn join(&mut self, now: Instant, fd: OwnedFd, to: SocketAddr, prologue: Vec<u8>) -> Option<FlowId> {
         // What is over must be closed as it ended before its number is given to another.
         while let Some(output) = self.gateway.poll_output() {
             self.obey(now, output);
         }
         match self.gateway.connect(now, to) {
             Ok(flow) => match self.poller.watch(&fd, Source::Flow(flow)) {
-                Ok(()) => self.add_flow(flow, fd, false, prologue),
+                Ok(()) => {
+                    self.add_flow(flow, fd, false, prologue);
+                    return Some(flow);
+                }
                 Err(errno) => {
                     seldom!(WARN, 0_u32, "cannot watch a connection", error = %errno);
                     self.gateway.abort(now, flow);
@@ -291,6 +326,7 @@ impl Worker {
                 let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
             }
         }
+        None
     }
 
     fn receive(&mut self, now: Instant, number: u32, tenant: u32) -> bool {

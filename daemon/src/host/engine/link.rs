@@ -33,6 +33,8 @@ pub(super) struct Link {
     may_write: usize,
     /// The decoder has whole frames: its tenant had used its share.
     unfinished: bool,
+    /// Nothing is read until then: its enclave has sent others as much as it may.
+    rest: Option<Instant>,
     peer: String,
     ended: Option<oneshot::Sender<()>>,
 }
@@ -45,6 +47,8 @@ const READ_TURN: usize = 4 * READ;
 const WRITE_TURN: usize = 1 << 20;
 /// Messages read from, and written to, one link before others get their turn.
 const MESSAGES_TURN: usize = 256;
+/// Work without a bound: for the few frames that came with a handshake.
+const ALL: u64 = u64::MAX;
 /// What the kernel should hold for a stream in each direction: enough that it is never the stream that is waited for.
 const SOCKET_BUFFER: usize = 1 << 20;
 
@@ -52,6 +56,11 @@ impl Link {
     /// Who is there, for the log.
     pub(super) fn peer(&self) -> &str {
         &self.peer
+    }
+
+    fn rests(&mut self, now: Instant) -> bool {
+        self.rest = self.rest.filter(|until| *until > now);
+        self.rest.is_some()
     }
 }
 
@@ -63,6 +72,7 @@ impl Worker {
             LinkKind::Messages => None,
         };
         let attached = self.gateway.attach(tenant, framing);
+        self.turns.spend(tenant, turns::LINK);
         self.end_links();
         let Some(port) = attached else {
             self.counters.refused_links += 1;
@@ -97,6 +107,7 @@ impl Worker {
                 may_write: WRITE_TURN,
                 tenant,
                 unfinished: false,
+                rest: None,
                 peer,
                 ended,
             },
@@ -105,7 +116,7 @@ impl Worker {
             let Some(decoder) = self.links.get_mut(&port).and_then(|link| link.decoder.as_mut()) else { break };
             decoder.space()[..chunk.len()].copy_from_slice(chunk);
             decoder.commit(chunk.len());
-            self.frames(now, port, u64::MAX);
+            self.frames(now, port, ALL);
         }
         // Bytes may have come before it was watched.
         self.turns.wait(tenant, Source::Link(port));
@@ -117,9 +128,11 @@ impl Worker {
         link.writable |= writable;
         link.may_write = WRITE_TURN;
         let tenant = link.tenant;
+        let rests = link.rests(now);
         // Also when its turn's share of writing was used up and nothing has happened since.
         self.write_link(now, port);
-        if readable || hangup {
+        // What rests is looked at when that is over, whatever has come of it.
+        if (readable || hangup) && !rests {
             if self.turns.left(tenant) == 0 {
                 self.counters.turns_over += 1;
                 return self.turns.wait(tenant, Source::Link(port));
@@ -144,8 +157,8 @@ impl Worker {
             if may == 0 {
                 return Ok(true);
             }
-            if unfinished && !self.frames(now, port, may) {
-                return Ok(true);
+            if unfinished && (!self.frames(now, port, may) || !self.goes_on(port)) {
+                return Ok(self.goes_on(port));
             }
             let Some(link) = self.links.get_mut(&port) else { return Ok(false) };
             let Some(decoder) = &mut link.decoder else { return Ok(false) };
@@ -160,9 +173,10 @@ impl Worker {
                 }
                 Ok(n) => {
                     decoder.commit(n);
+                    self.turns.spend(tenant, n as u64 / turns::STREAM);
                     let may = self.turns.left(tenant);
-                    if !self.frames(now, port, may) {
-                        return Ok(true);
+                    if !self.frames(now, port, may) || !self.goes_on(port) {
+                        return Ok(self.goes_on(port));
                     }
                     let Some(link) = self.links.get(&port) else { return Ok(false) };
                     let Some(decoder) = &link.decoder else { return Ok(false) };
@@ -188,28 +202,38 @@ impl Worker {
         Ok(true)
     }
 
-    /// Hands the decoder's frames to the gateway, for so much work. False if that was not enough.
+    /// Whether a link with frames left over is looked at in its tenant's next turn, and not only when its rest is over.
+    fn goes_on(&self, port: PortId) -> bool {
+        self.links.get(&port).is_some_and(|link| link.rest.is_none())
+    }
+
+    /// Hands the decoder's frames to the gateway, for so much work. False if there are more.
     fn frames(&mut self, now: Instant, port: PortId, may: u64) -> bool {
         // The decoder stays with its link unless the gateway's work, which never touches links, needs the whole worker.
         let Some(mut decoder) = self.links.get_mut(&port).and_then(|link| link.decoder.take()) else { return true };
-        let (runts, mut work, mut finished) = (decoder.runts(), 0, false);
-        while work < may {
+        let (runts, useless, mut work, mut finished) = (decoder.runts(), self.gateway.useless(), 0, false);
+        let mut rest = None;
+        while work < may && (rest.is_none() || may == ALL) {
             let Some(frame) = decoder.next_frame() else {
                 finished = true;
                 break;
             };
-            work += self.frame(now, port, frame);
+            let (cost, until) = self.frame(now, port, frame);
+            (work, rest) = (work + cost, until);
         }
         self.counters.runts += decoder.runts() - runts;
-        if let Some(link) = self.links.get_mut(&port) {
-            link.decoder = Some(decoder);
-            link.unfinished = !finished;
-            self.turns.spend(link.tenant, work);
-        }
+        let useless = decoder.runts() - runts + self.gateway.useless() - useless;
+        rest = rest.max(self.gateway.handle_useless(now, port, useless));
+        let Some(link) = self.links.get_mut(&port) else { return finished };
+        let tenant = link.tenant;
+        link.decoder = Some(decoder);
+        link.unfinished = !finished;
+        self.rest(port, rest);
         // What it has for other links goes out before there is more: their share for that is small.
         while let Some(crowded) = self.gateway.poll_crowded() {
-            self.write_link(now, crowded);
+            work += self.write_link(now, crowded) as u64 / turns::STREAM;
         }
+        self.turns.spend(tenant, work);
         finished
     }
 
@@ -217,9 +241,9 @@ impl Worker {
         let Some(tenant) = self.links.get(&port).map(|link| link.tenant) else { return Ok(false) };
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut result = Ok(true);
-        let (may, mut work) = (self.turns.left(tenant), 0);
+        let (may, useless, mut work, mut rest) = (self.turns.left(tenant), self.gateway.useless(), 0, None);
         for _ in 0..MESSAGES_TURN {
-            if work >= may {
+            if work >= may || rest.is_some() {
                 break;
             }
             let Some(link) = self.links.get(&port) else { break };
@@ -230,7 +254,10 @@ impl Worker {
                     break;
                 }
                 Ok((n, _)) if n < nitrotap_core::frame::MIN_FRAME => self.counters.runts += 1,
-                Ok((n, _)) => work += self.frame(now, port, &buffer[..n]),
+                Ok((n, _)) => {
+                    let (cost, until) = self.frame(now, port, &buffer[..n]);
+                    (work, rest) = (work + cost, until);
+                }
                 Err(Errno::AGAIN) => {
                     result = Ok(false);
                     break;
@@ -249,18 +276,31 @@ impl Worker {
         }
         self.buffer = buffer;
         self.turns.spend(tenant, work);
-        result
+        let useless = self.gateway.useless() - useless;
+        rest = rest.max(self.gateway.handle_useless(now, port, useless));
+        self.rest(port, rest);
+        // When its rest is over it is looked at in any case.
+        if rest.is_some() && result.is_ok() { Ok(false) } else { result }
     }
 
-    /// A frame; gives the work that it was.
-    fn frame(&mut self, now: Instant, port: PortId, frame: &[u8]) -> u64 {
+    /// Reads nothing more of a link until then.
+    fn rest(&mut self, port: PortId, until: Option<Instant>) {
+        if let (Some(link), Some(until)) = (self.links.get_mut(&port), until) {
+            link.rest = Some(until);
+            self.retries.insert((until, Source::Link(port)));
+        }
+    }
+
+    /// A frame; gives the work that it was, and until when its link is to rest.
+    fn frame(&mut self, now: Instant, port: PortId, frame: &[u8]) -> (u64, Option<Instant>) {
         let changes = self.gateway.changes();
-        let mut work = turns::FRAME;
+        let (mut work, mut rest) = (turns::FRAME, None);
         if let Some(capture) = &mut self.capture {
             capture.frame(now, frame);
         }
         match self.gateway.handle_frame(now, port, frame) {
             Handled::Done => {}
+            Handled::Rest { until } => rest = Some(until),
             Handled::Datagram { session, kind, to, payload, hop_limit } => {
                 work += turns::DATAGRAM;
                 self.send_datagram(session, kind, to, &payload, hop_limit);
@@ -274,19 +314,21 @@ impl Worker {
                 }
             }
         }
-        work + (self.gateway.changes() - changes) * turns::OPENING
+        (work + (self.gateway.changes() - changes) * turns::OPENING, rest)
     }
 
-    /// Writes what waits for a link, up to a turn's share.
-    pub(super) fn write_link(&mut self, now: Instant, port: PortId) {
+    /// Writes what waits for a link, up to a turn's share; gives how many bytes that were.
+    pub(super) fn write_link(&mut self, now: Instant, port: PortId) -> usize {
+        let mut total = 0;
         loop {
-            let Some(link) = self.links.get_mut(&port).filter(|link| link.writable) else { return };
+            let Some(link) = self.links.get_mut(&port).filter(|link| link.writable) else { return total };
             let pending = self.gateway.pending(port);
             if pending.is_empty() {
-                return;
+                return total;
             }
             if link.may_write == 0 {
-                return self.turns.wait(link.tenant, Source::Link(port));
+                self.turns.wait(link.tenant, Source::Link(port));
+                return total;
             }
             if let Some(capture) = &mut self.capture {
                 // Between messages, where no prefix is sent, the queue has QEMU's.
@@ -300,7 +342,7 @@ impl Worker {
                 }
                 None => match self.gateway.next_frame(port) {
                     Some(frame) => send(&link.stream, frame, SendFlags::NOSIGNAL),
-                    None => return,
+                    None => return total,
                 },
             };
             match written {
@@ -313,13 +355,14 @@ impl Worker {
                     let taken = before - self.gateway.pending(port).len();
                     link.captured = link.captured.saturating_sub(taken);
                     link.may_write = link.may_write.saturating_sub(taken);
+                    total += taken;
                     if more {
                         self.gateway.flush(now);
                     }
                 }
                 Err(Errno::AGAIN) => {
                     link.writable = false;
-                    return;
+                    return total;
                 }
                 Err(Errno::INTR) => {}
                 // A message that the kernel will never take; without it the others go on.
@@ -329,9 +372,13 @@ impl Worker {
                 // The stream is as it was: what was not taken is offered again.
                 Err(errno) if is_shortage(errno) => {
                     link.writable = false;
-                    return self.retry(now, Source::Link(port));
+                    self.retry(now, Source::Link(port));
+                    return total;
                 }
-                Err(errno) => return self.link_lost(port, &errno.to_string()),
+                Err(errno) => {
+                    self.link_lost(port, &errno.to_string());
+                    return total;
+                }
             }
         }
     }
@@ -352,6 +399,7 @@ impl Worker {
     pub(super) fn link_lost(&mut self, port: PortId, why: &str) {
         let Some(link) = self.links.remove(&port) else { return };
         self.gateway.detach(port);
+        self.turns.spend(link.tenant, turns::LINK);
         seldom!(INFO, link.tenant, "a link is down", peer = %link.peer, link = port.to_u64(), why);
         if let Some(ended) = link.ended {
             // Nobody may be waiting for it.

@@ -2,27 +2,42 @@
 
 use super::Worker;
 use crate::host::control::{Request, Stats, Tunnel};
-use nitrotap_core::{counters::CounterSet, time::Instant};
+use nitrotap_core::{counters::CounterSet, gateway::turns, time::Instant};
 
-/// Addresses opened in one turn; usual answers have a few.
-const LEARN_TURN: usize = 2048;
+/// Work for the control side before others get their turn: whoever asks may go on asking meanwhile.
+const SHARE: u64 = turns::TURN;
 
-/// Requests seen to before others get their turn: whoever asks may go on asking meanwhile.
-const REQUESTS: usize = 256;
+/// Addresses that are opened by the work of one unit.
+const LEARNED: u64 = 2;
+
+/// How much work a request is.
+fn work_of(request: &Request) -> u64 {
+    match request {
+        Request::Attach(_) => turns::LINK,
+        Request::Tunnel(_) | Request::Expose(..) | Request::Unexpose(..) => turns::OPENING + turns::ACCEPT,
+        Request::Learn(_, lesson) => turns::FRAME + lesson.weight() as u64 / LEARNED,
+        Request::DnsAnswer { answer, .. } => turns::QUESTION + answer.len() as u64 / turns::STREAM,
+        // What only an operator asks for.
+        Request::Forwards(..)
+        | Request::Cam(_)
+        | Request::Leases(_)
+        | Request::Stats(_)
+        | Request::Alive(_)
+        | Request::ReopenCapture
+        | Request::HostAddresses(_)
+        | Request::Control(_)
+        | Request::Stop => turns::OPENING,
+    }
+}
 
 impl Worker {
     /// Sees to what waits, up to a turn's share; true if there may be more.
     pub(super) fn requests(&mut self, now: Instant) -> bool {
-        let mut share = LEARN_TURN;
-        for _ in 0..REQUESTS {
+        let mut work = 0;
+        while work < SHARE {
             let Some(waiting) = self.mailbox.take() else { return false };
-            if let Request::Learn(_, lesson) = &waiting.request {
-                share = share.saturating_sub(lesson.weight());
-            }
+            work += work_of(&waiting.request);
             self.request(now, waiting.request);
-            if share == 0 {
-                return true;
-            }
         }
         true
     }
@@ -32,7 +47,9 @@ impl Worker {
         match request {
             Request::Attach(attach) => self.attach(now, *attach),
             Request::Tunnel(Tunnel { stream, to, received }) => match rustix::io::ioctl_fionbio(&stream, true) {
-                Ok(()) => self.join(now, stream, to, received),
+                Ok(()) => {
+                    self.join(now, stream, to, received);
+                }
                 Err(error) => tracing::debug!(%to, %error, "a tunnel cannot be used"),
             },
             Request::Expose(who, forward, reply) => drop(reply.send(self.expose(now, who, forward))),

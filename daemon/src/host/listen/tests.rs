@@ -27,7 +27,16 @@ fn acceptor(path: &Path, scheme: &str) -> Acceptor {
 fn link_listener(path: &Path, with_services: bool) -> Receiver<Given> {
     let (handle, given) = data_thread();
     let services = with_services.then(|| Services::new(handle.clone(), names()));
-    tokio::spawn(LinkListener { acceptor: acceptor(path, "unix"), index: 5, handle, services }.serve());
+    tokio::spawn(
+        LinkListener {
+            acceptor: acceptor(path, "unix"),
+            index: 5,
+            handle,
+            services,
+            turned_away: TurnedAway::default(),
+        }
+        .serve(),
+    );
     given
 }
 
@@ -170,7 +179,10 @@ async fn raw_listeners_have_one_peer_at_a_time_and_take_another_after_it() {
     let path = dir.path().join("s");
     let (handle, given) = data_thread();
     let kind = LinkKind::Stream(Framing::Qemu);
-    tokio::spawn(RawListener { acceptor: acceptor(&path, "unix"), index: 1, handle, kind }.serve());
+    tokio::spawn(
+        RawListener { acceptor: acceptor(&path, "unix"), index: 1, handle, kind, turned_away: TurnedAway::default() }
+            .serve(),
+    );
     blocking(move || {
         let _first = UnixStream::connect(&path).unwrap();
         let mut attach = attached(&given);
@@ -193,7 +205,14 @@ async fn bess_peers_send_messages() {
     let path = dir.path().join("s");
     let (handle, given) = data_thread();
     tokio::spawn(
-        RawListener { acceptor: acceptor(&path, "unixpacket"), index: 0, handle, kind: LinkKind::Messages }.serve(),
+        RawListener {
+            acceptor: acceptor(&path, "unixpacket"),
+            index: 0,
+            handle,
+            kind: LinkKind::Messages,
+            turned_away: TurnedAway::default(),
+        }
+        .serve(),
     );
     blocking(move || {
         let client = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
