@@ -12,8 +12,8 @@
 //! arrive as what they are; everything is bounded.
 
 mod arena;
-mod asker;
 pub mod arrivals;
+mod asker;
 mod config;
 mod counters;
 pub mod dhcp;
