@@ -2,12 +2,12 @@
 //!
 //! Owns: a bucket for the listener, and one per peer that can be told from others. Driven by: the listener. Before it accepts
 //! it waits for [`Arrivals::poll_timeout`], and with each connection it asks [`Arrivals::handle_arrival`].
-//! Bounds: [`RATE`] connections per second on one listener, [`BURST`] at once; of [`PEERS`] peers it is remembered when they came.
+//! Bounds: [`RATE`] connections per second on one listener, [`BURST`] at once; of 1,024 peers it is remembered when they came.
 //!
 //! A connection costs the gateway a hundred times what a frame costs, and enclaves redial without being asked to. So the
 //! listener accepts no more than its rate: what comes beyond that waits in its backlog. Peers with a CID or an IP address of
 //! their own must not fill that for others. When the listener is short, those who came more often than [`PEER_RATE`] are turned
-//! away, which costs a [`PARTS`]th.
+//! away, which costs an eighth of serving them.
 
 use super::limits::TokenBucket;
 use crate::time::Instant;

@@ -76,7 +76,7 @@ impl Floods {
         if listener != holder {
             self.bucket(listener, LINKS).overdraw(now, frames);
         }
-        self.is_used_up(now, holder).then(|| self.rest(now, holder))
+        self.is_used_up(holder).then(|| self.rest(now, holder))
     }
 
     /// Whether one more frame may go.
@@ -104,15 +104,15 @@ impl Floods {
     /// The same, and whether the link of `holder` is to rest.
     pub(super) fn pace(&mut self, now: Instant, holder: Holder) -> Pace {
         let may = self.may(now, holder);
-        if may && !self.is_used_up(now, holder) {
+        if may && !self.is_used_up(holder) {
             return Pace::Go;
         }
         let rest = self.rest(now, holder);
         if may { Pace::Last { rest } } else { Pace::Over { rest } }
     }
 
-    fn is_used_up(&self, now: Instant, holder: Holder) -> bool {
-        let empty = |holder| self.buckets.get(&holder).is_some_and(|bucket| bucket.ready_at(1) > Some(now));
+    fn is_used_up(&self, holder: Holder) -> bool {
+        let empty = |holder| self.buckets.get(&holder).is_some_and(TokenBucket::is_empty);
         empty(holder) || empty(holder.without_link())
     }
 

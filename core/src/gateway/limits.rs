@@ -70,6 +70,12 @@ impl TokenBucket {
         self.level = self.level.saturating_add(u128::from(n) * PARTS).min(u128::from(self.burst) * PARTS);
     }
 
+    /// Whether not one whole token was left when it was last looked at.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.level < PARTS || self.owed > 0
+    }
+
     /// The earliest time at which [`TokenBucket::take`] of `n` succeeds, if nothing else is taken before; it may have
     /// passed. `None` if it never does.
     #[must_use]
