@@ -61,7 +61,6 @@ impl<S: ByteStream> Conn<S> {
     pub(crate) fn drive(&mut self, cx: &Context<'_>) -> bool {
         if self.ended.is_none() {
             self.signals.lead_to(cx.waker());
-            self.signals.woken.set(false);
             if let Poll::Ready(outcome) = self.link.poll_without_shutdown(&mut Context::from_waker(&self.waker)) {
                 self.ended = Some(outcome);
             }
@@ -90,11 +89,6 @@ impl<S: ByteStream> Conn<S> {
         // Driving finds a closed connection and stray bytes, and lets hyper see that the last message has ended. Who
         // uses the connection next drives it again, so nobody is to be woken until then.
         !self.drive(&Context::from_waker(Waker::noop())) && self.sender.is_ready() && !self.signals.deaf.get()
-    }
-
-    /// Whether a connection that was ready still is. Without a wake-up since then, there is nothing new to be found.
-    pub(crate) fn is_still_ready(&mut self) -> bool {
-        if self.signals.woken.get() { self.is_ready() } else { self.has_finished() }
     }
 
     /// Whether hyper has seen the last message's end already.
@@ -152,8 +146,6 @@ pub(crate) struct Signals {
     pub(crate) dropped_trailers: AtomicU64,
     /// Wake-ups are our own doing.
     quiet: Flag,
-    /// A wake-up came that was not, since the connection was last driven.
-    woken: Flag,
     driver: Mutex<Option<Waker>>,
 }
 
@@ -228,11 +220,9 @@ impl Signals {
     }
 
     fn wake_driver(&self) {
-        if self.quiet.get() {
-            return;
-        }
-        self.woken.set(true);
-        if let Some(driver) = self.driver.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        if !self.quiet.get()
+            && let Some(driver) = self.driver.lock().unwrap_or_else(PoisonError::into_inner).as_ref()
+        {
             driver.wake_by_ref();
         }
     }

@@ -78,7 +78,7 @@ impl<R: Runtime, D: Dialer> Lease<R, D> {
 
     /// Whether the connection is still fit for a request.
     pub(crate) fn is_alive(&mut self) -> bool {
-        self.conn().is_still_ready()
+        self.conn().is_ready()
     }
 
     /// Ends the lease of a connection that the peer closed before it was used.
