@@ -443,6 +443,34 @@ fn strangers_leave_a_guest_its_own_connections() {
 }
 
 #[test]
+fn strangers_wait_in_the_backlog_while_their_guest_does_not_answer() {
+    const AT_ONCE: u64 = 256;
+    const ALL: u64 = 600;
+    let gateway = require!(Kind::Ours.options().start());
+    let mut guest = FrameClient::connect(&gateway, Station::number(2));
+    let local = gateway.expose_tcp_to((guest.station().ip, 7000).into());
+    let strangers: Vec<TcpStream> = (0..ALL).map(|_| TcpStream::connect(local).unwrap()).collect();
+    let accepted = || gateway.stat("nitrotap_host_accepted");
+    wait::until("the port to be held", SOON, || (gateway.stat("nitrotap_host_accepts_held") > 0).then_some(()));
+    assert_eq!(accepted(), AT_ONCE);
+    // That is one port's affair.
+    let other = gateway.expose_tcp_to((guest.station().ip, 7001).into());
+    let _client = TcpStream::connect(other).unwrap();
+    assert!(guest.tcp_accept(7001, SOON).is_some());
+    // Those that are given up make room, and when the guest answers all others are served.
+    wait::until("the first ones to be given up", SOON, || {
+        guest.clear();
+        (accepted() > AT_ONCE + 1).then_some(())
+    });
+    wait::until("all others to be served", SOON, || {
+        while guest.tcp_accept(7000, Duration::from_millis(20)).is_some() {}
+        (gateway.stat("nitrotap_gateway_tcp_opened") > ALL - AT_ONCE).then_some(())
+    });
+    assert_eq!(accepted(), ALL + 1);
+    drop(strangers);
+}
+
+#[test]
 fn strangers_do_not_end_what_a_guest_takes_part_in() {
     let gateway = require!(Kind::Ours.options().args(&["--max-udp-sessions-per-enclave", "16"]).start());
     let mut guest = FrameClient::connect(&gateway, Station::number(2));

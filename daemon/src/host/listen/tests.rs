@@ -227,6 +227,33 @@ async fn bess_peers_send_messages() {
     .await;
 }
 
+#[tokio::test]
+async fn who_dials_without_end_is_held_to_the_listeners_rate() {
+    use nitrotap_core::gateway::arrivals::{BURST, RATE};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let given = link_listener(&path, false);
+    let clock = crate::clock::Clock::start();
+    let dialled = BURST + RATE / 2;
+    blocking(move || {
+        let dialler = std::thread::spawn(move || {
+            for _ in 0..dialled {
+                // It is closed when it was accepted, which a full backlog makes this wait for.
+                let mut client = UnixStream::connect(&path).unwrap();
+                client.write_all(GO.as_bytes()).unwrap();
+            }
+        });
+        for n in 1..=dialled {
+            drop(attached(&given));
+            let passed = clock.now().since(nitrotap_core::time::Instant::ZERO);
+            let most = BURST + RATE * u64::try_from(passed.as_millis()).unwrap() / 1000 + 2;
+            assert!(n <= most, "{n} links in {passed:?}");
+        }
+        dialler.join().unwrap();
+    })
+    .await;
+}
+
 #[test]
 fn tenants_are_the_cid_or_the_listener() {
     assert_eq!(tenant(Peer::Vsock { cid: 16, port: 9 }, 3), 16);
