@@ -33,6 +33,11 @@ fn the_committed_corpus_of_http1_request_passes() {
 }
 
 #[test]
+fn the_committed_corpus_of_http1_response_passes() {
+    passes("http1_response", nitrotap_fuzz::http1_response);
+}
+
+#[test]
 fn the_committed_corpus_of_gateway_frames_passes() {
     passes("gateway_frames", nitrotap_fuzz::gateway_frames);
 }
