@@ -17,8 +17,8 @@ rounds=${ROUNDS:-3}
 each=${SECONDS_EACH:-6}
 read -ra connections <<<"${CONNECTIONS:-8 64 1000}"
 smoke=
-# shellcheck source=tests/bench/proxies.sh
-source "$(dirname "${BASH_SOURCE[0]}")/proxies.sh"
+# shellcheck source=tests/proxies.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../proxies.sh"
 
 main() {
     case "${1:-}" in

@@ -20,8 +20,8 @@ attackers=${ATTACKERS:-300}
 limit=${UPSTREAM:-64}
 modes=(quiet H B X)
 smoke=
-# shellcheck source=tests/bench/proxies.sh
-source "$(dirname "${BASH_SOURCE[0]}")/proxies.sh"
+# shellcheck source=tests/proxies.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../proxies.sh"
 
 main() {
     case "${1:-}" in

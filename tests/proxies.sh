@@ -3,7 +3,7 @@
 # Sets `scratch`, the ports `app`, `nginx`, `ours` and `metrics`, `port_of` and `pid` by the name of a proxy (nginx, ours),
 # and ends whatever was started with the script, by pid. The caller sets `smoke`.
 
-repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # Makes sure that the programs named are there, and the release binary.
 proxies_need() {
