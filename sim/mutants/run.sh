@@ -47,10 +47,10 @@ find_one() {
     NITROTAP_PLANTED=$name "$work/nitrotap-sim" soak --first "$FIRST" --seeds "$SEEDS" --jobs 1 --keep "$work/kept/$name" \
         >"$work/$name.log" 2>/dev/null || status=$?
     if ((status == 0)); then
-        printf '%-18s NOT FOUND in %s seeds\n' "$name" "$SEEDS"
+        printf '%-19s NOT FOUND in %s seeds\n' "$name" "$SEEDS"
         return 1
     fi
-    printf '%-18s found after %s seeds: %s\n' "$name" "$(awk '/ seeds from / { print $1 }' "$work/$name.log")" \
+    printf '%-19s found after %s seeds: %s\n' "$name" "$(awk '/ seeds from / { print $1 }' "$work/$name.log")" \
         "$(awk '/broken: / { sub(/^.*broken: /, ""); print; exit }' "$work/$name.log" | cut -c1-120)"
 }
 export -f find_one
