@@ -105,7 +105,7 @@ crate::counters! {
         tcp_rejected: Counter "nitrotap_gateway_tcp_rejected" {},
         /// ICMP errors received from enclaves.
         icmp_errors_in: Counter "nitrotap_gateway_icmp_errors_received" {},
-        /// Times that a link was not read for a moment because its enclave sent more to others than it may.
+        /// Times that a link was not read for a moment: its enclave sent others too much, or too much that came to nothing.
         rests: Counter "nitrotap_gateway_link_rests" {},
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Link {
     pub(super) port: PortId,
     stream: SimStream,
     pub(super) decoder: Decoder,
-    /// Nothing is read until then: its enclave has sent others as much as it may.
+    /// Nothing is read until then: its enclave has sent others too much, or too much that came to nothing.
     pub(super) rest: Option<Instant>,
     /// The stream has taken everything that it was given.
     pub(super) writable: bool,

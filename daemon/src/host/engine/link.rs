@@ -33,7 +33,7 @@ pub(super) struct Link {
     may_write: usize,
     /// The decoder has whole frames: its tenant had used its share.
     unfinished: bool,
-    /// Nothing is read until then: its enclave has sent others as much as it may.
+    /// Nothing is read until then: its enclave has sent others too much, or too much that came to nothing.
     rest: Option<Instant>,
     peer: String,
     ended: Option<oneshot::Sender<()>>,
