@@ -21,12 +21,14 @@
 //! | [`pace`] | how long a slow side of a transfer is waited for |
 //! | [`pool`] | the upstream connections of the reverse proxy |
 //! | [`proxy_protocol`] | who a connection is really from, in front of its first byte |
+//! | [`drive`] | the loops that drive these machines, over a world of calls that never block |
 //! | [`watchdog`] | whether a thread still does its work |
 //! | [`mod@counters`], [`time`] | what all of them share |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod counters;
+pub mod drive;
 pub mod frame;
 pub mod gateway;
 pub mod http1;
