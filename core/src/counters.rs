@@ -35,6 +35,9 @@ pub trait CounterSet: Copy + Default {
 
     /// The fields in the order of [`Self::DESCS`].
     fn visit(&self, f: impl FnMut(usize, u64));
+
+    /// A set of what `next` gives, field by field.
+    fn collect(next: impl FnMut() -> u64) -> Self;
 }
 
 /// The latest published values of a counter set, readable from any thread.
@@ -54,6 +57,13 @@ impl<C: CounterSet> Shared<C> {
     /// Replaces the published values. Only the owner of the counters calls this.
     pub fn publish(&self, counters: &C) {
         counters.visit(|i, v| self.values[i].store(v, Ordering::Relaxed));
+    }
+
+    /// The latest values as a set; they may be a batch apart from each other.
+    #[must_use]
+    pub fn latest(&self) -> C {
+        let mut at = self.values.iter();
+        C::collect(|| at.next().map_or(0, |value| value.load(Ordering::Relaxed)))
     }
 
     /// Each descriptor with its latest value; values of one set may be a batch apart from each other.
@@ -92,6 +102,10 @@ macro_rules! counters {
                 $( f(i, self.$field); i += 1; )+
                 let _ = i;
             }
+
+            fn collect(mut next: impl FnMut() -> u64) -> Self {
+                Self { $( $field: next(), )+ }
+            }
         }
     };
 }
@@ -120,5 +134,6 @@ mod tests {
         assert_eq!(read[0].0.labels, [("direction", "tx")]);
         assert_eq!(read.iter().map(|r| r.1).collect::<Vec<_>>(), [7, 2]);
         assert_eq!(read[1].0.kind, Kind::Gauge);
+        assert_eq!(shared.latest(), Sample { seen: 7, waiting: 2 });
     }
 }

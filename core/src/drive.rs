@@ -14,10 +14,14 @@
 //!
 //! Where no `wait` pends, as in the daemon's threads, a loop is a plain function: [`block`] runs it.
 
+pub mod egress;
 mod errno;
+pub mod ingress;
+pub mod link;
 
 pub use errno::Errno;
 
+use crate::link::Down;
 use core::{
     future::Future,
     pin::pin,
@@ -33,4 +37,13 @@ pub fn block<T>(future: impl Future<Output = T>) -> T {
         Poll::Ready(value) => value,
         Poll::Pending => panic!("a world that blocks where it waits has nothing to pend for"),
     }
+}
+
+/// What a frame loop tells the link's loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The stream with this number failed.
+    StreamLost(u64, Down),
+    /// The TAP is gone: nothing can be done any more.
+    TapGone(Errno),
 }

@@ -1,5 +1,5 @@
-//! The loops that bind the core's machines to file descriptors: one thread per direction for frames, one task for the
-//! link.
+//! The enclave's end of [`core::drive`](nitrotap_core::drive): one thread per direction for frames, one task for the link, and
+//! their system calls. What they do and when is core's.
 
 mod egress;
 mod ingress;
@@ -16,15 +16,6 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     io::{self, Errno},
 };
-
-/// Tells the link's task that a frame thread lost its stream, or worse.
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    /// The stream of this number failed.
-    StreamLost(u64, nitrotap_core::link::Down),
-    /// The TAP is gone: nothing can be done any more.
-    TapGone(Errno),
-}
 
 /// Waits until one of `fds` is ready.
 fn wait(fds: &mut [PollFd<'_>]) -> io::Result<()> {

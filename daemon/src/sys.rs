@@ -2,6 +2,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod alloc;
+mod errno;
 pub(crate) mod errqueue;
 pub(crate) mod fork;
 pub(crate) mod pktinfo;
@@ -10,3 +11,5 @@ pub(crate) mod readiness;
 pub(crate) mod standard;
 pub(crate) mod tun;
 pub(crate) mod vsock;
+
+pub(crate) use errno::errno;

@@ -1,14 +1,18 @@
 //! What moves frames between the TAP and the stream, in the enclave: nitrotap as it ships, and nitriding's loop.
 
 mod egress;
+mod events;
 mod go;
 mod ingress;
 mod link;
+mod stream;
+mod thread;
 
 pub(crate) use go::run as run_go;
 pub(crate) use link::{Nitrotap, Port};
 
 use crate::{
+    check::Audit,
     ledger::FrameLedger,
     params::ForwarderCosts,
     stack::Stack,
@@ -27,6 +31,7 @@ pub(crate) struct Enclave {
     pub(crate) kernel: Stack,
     pub(crate) clock: Clock,
     pub(crate) trace: Trace,
+    pub(crate) audit: Audit,
     pub(crate) ledger: FrameLedger,
     pub(crate) costs: ForwarderCosts,
     pub(crate) mtu: u16,

@@ -23,6 +23,7 @@
 #![warn(missing_docs)]
 
 pub mod app;
+mod carver;
 mod charged;
 pub mod check;
 pub mod cpu;

@@ -1,20 +1,14 @@
 //! The tunnel as a whole: TAP, frame threads and link, started and stopped as one.
 
-use super::{
-    egress, ingress,
-    link::{Conn, Driver},
-    mailbox::Mailbox,
-    offload::Offload,
-    tap,
-};
+use super::{egress, ingress, link, mailbox::Mailbox, offload::Offload, tap};
 use crate::{clock::Clock, endpoint::Endpoint, errors::Error, metrics::Sources, netlink::Interface};
 use nitrotap_core::{
     counters::Shared,
-    frame::{PREFIX_LEN, frame_limit},
+    drive,
     link::{Config, Link, State, Status},
     tap::{Egress, EgressCounters, Ingress, IngressCounters},
 };
-use std::{sync::Arc, thread, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, thread, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -50,14 +44,10 @@ pub(crate) struct Tunnel {
     stop: watch::Sender<bool>,
     status: watch::Receiver<Status>,
     task: JoinHandle<Result<(), Error>>,
-    egress: Mailbox<egress::Order>,
-    ingress: Mailbox<ingress::Order>,
+    egress: Mailbox<drive::egress::Order<Arc<OwnedFd>>>,
+    ingress: Mailbox<drive::ingress::Order<Arc<OwnedFd>>>,
     threads: Vec<thread::JoinHandle<()>>,
 }
-
-/// Bytes of a batch, which is closed when another full frame might exceed them. Large enough that a system call's cost is
-/// spread over 20 full frames, small enough that the first of them does not wait long for the last.
-const BATCH: usize = 32 << 10;
 
 /// Events that may wait for the link's task: each thread sends one per stream and then waits for orders.
 const EVENTS: usize = 16;
@@ -79,9 +69,9 @@ impl Tunnel {
         let sent: Arc<Shared<EgressCounters>> = Arc::default();
         let received: Arc<Shared<IngressCounters>> = Arc::default();
 
-        let batch = if single { 0 } else { BATCH - PREFIX_LEN - frame_limit(interface.mtu).min(BATCH / 2) };
+        let batch = if single { 0 } else { drive::egress::batch(interface.mtu) };
         let mut out = Egress::new(interface.mtu, batch);
-        let mut inn = Ingress::new(interface.mtu, interface.mac, ingress::READ_SIZE);
+        let mut inn = Ingress::new(interface.mtu, interface.mac, drive::ingress::READ_SIZE);
         if let Some(offload) = offload {
             out = out.with_offload(config.strict);
             inn = inn.with_offload(offload.merge());
@@ -91,27 +81,15 @@ impl Tunnel {
         }
 
         let clock = Clock::start();
-        let outbound = egress::Worker {
+        let outbound = egress::Outside {
             tap: Arc::clone(&tap),
-            machine: out,
-            offload: offload.is_some(),
-            max_write: config.host.max_write(),
             orders: egress.clone(),
             events: events.clone(),
             shared: Arc::clone(&sent),
-            stream: None,
         };
-        let inbound = ingress::Worker {
-            tap,
-            machine: inn,
-            offload: offload.is_some(),
-            single,
-            clock,
-            orders: ingress.clone(),
-            events,
-            shared: Arc::clone(&received),
-            stream: None,
-        };
+        let outbound = drive::egress::Loop::new(outbound, out, offload.is_some(), config.host.max_write());
+        let inbound = ingress::Outside { tap, clock, orders: ingress.clone(), events, shared: Arc::clone(&received) };
+        let inbound = drive::ingress::Loop::new(inbound, inn, offload.is_some(), single);
 
         let link = Link::new(Config::new(interface.mac, interface.address, interface.gateway, config.seed));
         let shared = Arc::default();
@@ -123,8 +101,7 @@ impl Tunnel {
         sources.add_status(status_line(&config, watch_status.clone(), clock));
 
         let (stop, stopped) = watch::channel(false);
-        let driver = Driver {
-            link,
+        let outside = link::Outside {
             endpoint: config.host,
             clock,
             egress: egress.clone(),
@@ -133,15 +110,24 @@ impl Tunnel {
             received,
             shared,
             status,
-            conn: Conn::None,
-            number: 0,
-            tap: (interface.mac, interface.address.into()),
+            stop: stopped,
+            dial: None,
         };
+        let link = drive::link::Loop::new(outside, link, (interface.mac, interface.address.into()));
         let threads = vec![
-            spawn("egress", move || outbound.run()).map_err(|e| cannot("start a thread", &e))?,
-            spawn("ingress", move || inbound.run()).map_err(|e| cannot("start a thread", &e))?,
+            spawn("egress", move || drive::block(outbound.run())).map_err(|e| cannot("start a thread", &e))?,
+            spawn("ingress", move || {
+                ingress::sharpen_timers();
+                drive::block(inbound.run());
+            })
+            .map_err(|e| cannot("start a thread", &e))?,
         ];
-        Ok(Self { stop, status: watch_status, task: tokio::spawn(driver.run(stopped)), egress, ingress, threads })
+        let task = async move {
+            link.run().await.map_err(|errno| {
+                Error::runtime(format!("the TAP device is gone: {errno}; start again to make a new one"))
+            })
+        };
+        Ok(Self { stop, status: watch_status, task: tokio::spawn(task), egress, ingress, threads })
     }
 
     /// Resolves when the link is up.
@@ -167,8 +153,8 @@ impl Tunnel {
         if !self.task.is_finished() {
             let _ = self.task.await;
         }
-        self.egress.send(egress::Order::Stop);
-        self.ingress.send(ingress::Order::Stop);
+        self.egress.send(drive::egress::Order::Stop);
+        self.ingress.send(drive::ingress::Order::Stop);
         for thread in self.threads {
             // A thread notices its order at once; joining makes sure that the TAP is gone when this returns.
             let _ = thread.join();

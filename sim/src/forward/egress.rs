@@ -1,129 +1,85 @@
-//! The outbound thread, as the daemon's: TAP to stream, as many frames per write as were ready.
+//! The outbound thread's world: a modelled TAP, a modelled stream, and what calls on them cost.
 
-use super::Enclave;
-use crate::{cpu::Process, ledger::Way, mailbox::Orders, stream::SimStream};
+use super::{Enclave, events::Events, stream::FrameStream, thread, thread::Thread};
+use crate::{cpu::Process, mailbox::Orders};
 use nitrotap_core::{
-    link::{ARP_FRAME, Down},
-    tap::{Egress, EgressCounters},
+    drive::{
+        Errno, Event,
+        egress::{Awaited, Order, World},
+    },
+    offload::VNET_LEN,
+    tap::EgressCounters,
 };
-use std::{cell::Cell, rc::Rc};
-
-/// What the link's task asks of this thread.
-#[derive(Debug)]
-pub(super) enum Order {
-    Attach(SimStream, u64),
-    Detach,
-    Inject([u8; ARP_FRAME]),
-}
-
-/// Frames read between two looks at the orders.
-const TURN_FRAMES: usize = 1024;
+use std::{cell::Cell, future::poll_fn, rc::Rc};
 
 /// Longest write on a vsock; see the daemon's endpoint.
-const MAX_WRITE: usize = 32 << 10;
+pub(super) const MAX_WRITE: usize = 32 << 10;
 
-pub(super) struct Worker {
-    pub(super) enclave: Enclave,
-    pub(super) machine: Egress,
-    pub(super) process: Process,
-    pub(super) orders: Orders<Order>,
-    pub(super) lost: Rc<dyn Fn(u64, Down)>,
-    pub(super) counters: Rc<Cell<EgressCounters>>,
-    pub(super) stream: Option<(SimStream, u64)>,
+pub(super) struct Outside {
+    enclave: Enclave,
+    thread: Thread,
+    orders: Orders<Order<FrameStream>>,
+    events: Rc<Events>,
+    counters: Rc<Cell<EgressCounters>>,
 }
 
-impl Worker {
-    pub(super) async fn run(mut self) {
-        loop {
-            let drained = self.fill().await;
-            self.flush().await;
-            self.counters.set(*self.machine.counters());
-            let mut slept = 0;
-            if drained && self.orders.is_empty() {
-                slept = self.enclave.costs.wake_ns;
-                tokio::select! {
-                    biased;
-                    () = self.orders.arrived() => {}
-                    () = self.enclave.tap.readable() => {}
-                }
-            }
-            self.process.run(&self.enclave.clock, 0, slept).await;
-            self.obey();
-        }
-    }
-
-    /// Reads frames until the TAP is empty (true) or the batch full (false).
-    async fn fill(&mut self) -> bool {
-        for _ in 0..TURN_FRAMES {
-            let Some(slot) = self.machine.slot() else { return false };
-            let Some(frame) = self.enclave.tap.read() else { return true };
-            slot[..frame.len()].copy_from_slice(&frame);
-            self.take(&frame);
-            self.process.run(&self.enclave.clock, self.enclave.costs.tap_read.cost(frame.len()), 0).await;
-        }
-        false
-    }
-
-    fn take(&mut self, frame: &[u8]) {
-        let before = self.machine.counters().frames;
-        self.machine.handle_frame(frame.len());
-        if self.machine.counters().frames > before
-            && let Some((stream, _)) = &self.stream
-        {
-            self.enclave.ledger.sent(stream.local(), Way::Out, frame);
-        }
-    }
-
-    /// Writes the batch; orders are obeyed while the stream is full.
-    async fn flush(&mut self) {
-        while let Some((stream, number)) = self.stream.clone() {
-            let pending = self.machine.pending();
-            if pending.is_empty() {
-                break;
-            }
-            let part = &pending[..pending.len().min(MAX_WRITE)];
-            self.process.run(&self.enclave.clock, self.enclave.costs.stream_write.cost(part.len()), 0).await;
-            let sent = tokio::select! {
-                biased;
-                sent = stream.send(part) => Some(sent),
-                () = self.orders.arrived() => None,
-            };
-            match sent {
-                Some(Ok(n)) => self.machine.consume(n),
-                Some(Err(error)) => {
-                    self.detach();
-                    (self.lost)(number, Down::Io(error.raw_os_error().unwrap_or(EPIPE)));
-                }
-                None => self.obey(),
-            }
-        }
-    }
-
-    fn obey(&mut self) {
-        while let Some(order) = self.orders.take() {
-            match order {
-                Order::Attach(stream, number) => {
-                    self.detach();
-                    self.machine.handle_link_up();
-                    self.stream = Some((stream, number));
-                }
-                Order::Detach => self.detach(),
-                Order::Inject(frame) => {
-                    if let (Some(_), Some(slot)) = (&self.stream, self.machine.slot()) {
-                        slot[..frame.len()].copy_from_slice(&frame);
-                        self.take(&frame);
-                    }
-                }
-            }
-        }
-    }
-
-    fn detach(&mut self) {
-        self.stream = None;
-        self.machine.handle_link_down();
-        self.counters.set(*self.machine.counters());
+impl Outside {
+    pub(super) fn new(
+        enclave: Enclave,
+        process: Process,
+        orders: Orders<Order<FrameStream>>,
+        events: Rc<Events>,
+        counters: Rc<Cell<EgressCounters>>,
+    ) -> Self {
+        let thread = Thread::new(process, enclave.clock, enclave.costs.wake_ns);
+        Self { enclave, thread, orders, events, counters }
     }
 }
 
-/// `EPIPE`, what a write on a closed stream says.
-const EPIPE: i32 = 32;
+impl World for Outside {
+    type Stream = FrameStream;
+
+    fn read_tap(&mut self, frame: &mut [u8]) -> Result<usize, Errno> {
+        let read = self.enclave.tap.read().ok_or(Errno::AGAIN)?;
+        frame[..read.len()].copy_from_slice(&read);
+        self.thread.owe(self.enclave.costs.tap_read.cost(read.len()));
+        Ok(read.len())
+    }
+
+    fn read_tap_offloaded(&mut self, _header: &mut [u8; VNET_LEN], frame: &mut [u8]) -> Result<usize, Errno> {
+        self.read_tap(frame)
+    }
+
+    fn write(&mut self, stream: &FrameStream, bytes: &[u8]) -> Result<usize, Errno> {
+        let n = stream.write(bytes)?;
+        self.thread.owe(self.enclave.costs.stream_write.cost(n));
+        Ok(n)
+    }
+
+    fn take_order(&mut self) -> Option<Order<FrameStream>> {
+        self.orders.take()
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    fn publish(&mut self, counters: &EgressCounters) {
+        self.counters.set(*counters);
+    }
+
+    async fn wait(&mut self, awaited: Awaited<'_, FrameStream>) -> Result<(), Errno> {
+        let order = self.orders.arrived();
+        match awaited {
+            Awaited::Frame => self.thread.sleep(thread::either(order, self.enclave.tap.readable())).await,
+            Awaited::Room(stream) => {
+                self.thread.sleep(thread::either(order, poll_fn(|cx| stream.poll_writable(cx)))).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn elapse(&mut self) {
+        self.thread.spend().await;
+    }
+}

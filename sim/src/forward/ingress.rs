@@ -1,127 +1,137 @@
-//! The inbound thread, as the daemon's: stream to TAP, every frame of a read before the next read.
+//! The inbound thread's world: a modelled stream, a modelled kernel behind the TAP, and what calls on them cost.
+//!
+//! Whatever the stream gave must have been given to the TAP, in whatever packets, before the thread waits.
 
-use super::Enclave;
-use crate::{cpu::Process, ledger::Way, mailbox::Orders, stream::SimStream};
+use super::{Enclave, events::Events, stream::FrameStream, thread, thread::Thread};
+use crate::{carver::Carver, check::Invariant, cpu::Process, mailbox::Orders, time::Instant, trace::hash_bytes};
 use nitrotap_core::{
-    link::Down,
-    tap::{Ingress, IngressCounters},
+    drive::{
+        Errno, Event,
+        ingress::{Order, World},
+    },
+    frame::MIN_FRAME,
+    tap::{IngressCounters, Packet},
 };
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, collections::BTreeMap, future::poll_fn, rc::Rc, time::Duration};
 
-/// What the link's task asks of this thread.
-#[derive(Debug)]
-pub(super) enum Order {
-    Attach(SimStream, u64, Vec<u8>),
-    Detach,
+pub(super) struct Outside {
+    enclave: Enclave,
+    thread: Thread,
+    orders: Orders<Order<FrameStream>>,
+    events: Rc<Events>,
+    counters: Rc<Cell<IngressCounters>>,
+    carver: Carver,
+    /// Frames that the TAP has yet to get, and how often.
+    due: BTreeMap<u64, u32>,
 }
 
-/// Bytes asked of the stream at a time, as the daemon does.
-pub(super) const READ_SIZE: usize = 64 << 10;
+impl Outside {
+    pub(super) fn new(
+        enclave: Enclave,
+        process: Process,
+        orders: Orders<Order<FrameStream>>,
+        events: Rc<Events>,
+        counters: Rc<Cell<IngressCounters>>,
+    ) -> Self {
+        let thread = Thread::new(process, enclave.clock, enclave.costs.wake_ns);
+        Self { enclave, thread, orders, events, counters, carver: Carver::default(), due: BTreeMap::new() }
+    }
 
-pub(super) struct Worker {
-    pub(super) enclave: Enclave,
-    pub(super) machine: Ingress,
-    pub(super) process: Process,
-    pub(super) orders: Orders<Order>,
-    pub(super) lost: Rc<dyn Fn(u64, Down)>,
-    pub(super) counters: Rc<Cell<IngressCounters>>,
-    pub(super) stream: Option<(SimStream, u64)>,
-}
+    /// Bytes that are for the TAP.
+    fn note(&mut self, bytes: &[u8]) {
+        let Self { carver, due, .. } = self;
+        carver.take(bytes, |frame| {
+            if frame.len() >= MIN_FRAME {
+                *due.entry(hash_bytes(0, frame)).or_default() += 1;
+            }
+        });
+    }
 
-impl Worker {
-    pub(super) async fn run(mut self) {
-        loop {
-            let Some((stream, number)) = self.stream.clone() else {
-                self.orders.arrived().await;
-                self.obey().await;
-                continue;
-            };
-            let ready = std::future::poll_fn(|cx| stream.poll_readable(cx));
-            let mut slept = 0;
-            let readable = {
-                let mut ready = std::pin::pin!(ready);
-                let at_once = std::future::poll_fn(|cx| std::task::Poll::Ready(ready.as_mut().poll(cx).is_ready()));
-                if at_once.await {
-                    true
-                } else {
-                    slept = self.enclave.costs.wake_ns;
-                    tokio::select! {
-                        biased;
-                        () = self.orders.arrived() => false,
-                        () = ready => true,
-                    }
+    /// A frame that the TAP gets.
+    fn delivered(&mut self, frame: &[u8]) {
+        let hash = hash_bytes(0, frame);
+        let was_due = match self.due.get_mut(&hash) {
+            Some(count) => {
+                *count -= 1;
+                if *count == 0 {
+                    self.due.remove(&hash);
                 }
-            };
-            self.process.run(&self.enclave.clock, 0, slept).await;
-            if readable {
-                self.receive(&stream, number).await;
+                true
             }
-            self.obey().await;
-        }
+            None => false,
+        };
+        self.enclave.audit.check(self.enclave.clock.now(), Invariant::Frames, was_due, || {
+            format!("the TAP got a frame of {} bytes that the stream did not give", frame.len())
+        });
     }
 
-    async fn receive(&mut self, stream: &SimStream, number: u64) {
-        self.process.run(&self.enclave.clock, self.enclave.costs.stream_read.ns, 0).await;
-        let space = self.machine.space();
-        match stream.try_recv(space) {
-            Ok(0) => self.end(number, Down::Closed),
-            Ok(n) => {
-                self.machine.handle_read(n);
-                let bytes = self.enclave.costs.stream_read.bytes(n);
-                self.process.run(&self.enclave.clock, bytes, 0).await;
-                self.deliver().await;
-                self.counters.set(self.machine.counters());
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => self.end(number, Down::Io(error.raw_os_error().unwrap_or(ECONNRESET))),
-        }
-    }
-
-    async fn deliver(&mut self) {
-        let local = self.stream.as_ref().map(|(stream, _)| stream.local());
-        while let Some(frame) = self.machine.next_frame() {
-            let cost = self.enclave.costs.tap_write.cost(frame.len());
-            if let Some(local) = local {
-                self.enclave.ledger.received(self.enclave.clock.now(), local, Way::In, frame);
-            }
-            self.process.run(&self.enclave.clock, cost, 0).await;
-            self.enclave.kernel.handle_frame(frame);
-        }
-    }
-
-    fn end(&mut self, number: u64, why: Down) {
-        let why = if self.detach() { Down::Truncated } else { why };
-        (self.lost)(number, why);
-    }
-
-    async fn obey(&mut self) {
-        while let Some(order) = self.orders.take() {
-            match order {
-                Order::Attach(stream, number, received) => {
-                    self.detach();
-                    self.stream = Some((stream, number));
-                    for chunk in received.chunks(READ_SIZE) {
-                        self.machine.space()[..chunk.len()].copy_from_slice(chunk);
-                        self.machine.handle_read(chunk.len());
-                        self.deliver().await;
-                    }
-                    self.counters.set(self.machine.counters());
-                }
-                Order::Detach => {
-                    self.detach();
-                }
-            }
-        }
-    }
-
-    /// True if the stream ended inside a frame.
-    fn detach(&mut self) -> bool {
-        self.stream = None;
-        let truncated = self.machine.handle_stream_end().is_err();
-        self.counters.set(self.machine.counters());
-        truncated
+    fn check_rest(&mut self) {
+        let due = std::mem::take(&mut self.due);
+        self.enclave.audit.check(self.enclave.clock.now(), Invariant::Frames, due.is_empty(), || {
+            format!("the inbound thread waits, and {} frames have not been given to the TAP", due.len())
+        });
     }
 }
 
-/// `ECONNRESET`.
-const ECONNRESET: i32 = 104;
+impl World for Outside {
+    type Stream = FrameStream;
+
+    fn read(&mut self, stream: &FrameStream, space: &mut [u8]) -> Result<usize, Errno> {
+        let costs = self.enclave.costs.stream_read;
+        self.thread.owe(costs.ns);
+        let n = stream.read(space)?;
+        self.thread.owe(costs.bytes(n));
+        self.note(&space[..n]);
+        Ok(n)
+    }
+
+    fn write_tap(&mut self, frame: &[u8]) -> Result<(), Errno> {
+        self.thread.owe(self.enclave.costs.tap_write.cost(frame.len()));
+        self.delivered(frame);
+        self.enclave.kernel.handle_frame(frame);
+        Ok(())
+    }
+
+    fn write_tap_offloaded(&mut self, packet: &Packet<'_>) -> Result<(), Errno> {
+        self.write_tap(&packet.pieces().collect::<Vec<_>>().concat())
+    }
+
+    fn now(&self) -> Instant {
+        self.enclave.clock.now()
+    }
+
+    fn take_order(&mut self) -> Option<Order<FrameStream>> {
+        let order = self.orders.take()?;
+        self.carver = Carver::default();
+        if let Order::Attach { received, .. } = &order {
+            self.note(received);
+        }
+        Some(order)
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    fn publish(&mut self, counters: &IngressCounters) {
+        self.counters.set(*counters);
+    }
+
+    async fn wait(&mut self, stream: Option<&FrameStream>) -> Result<(), Errno> {
+        self.check_rest();
+        let order = self.orders.arrived();
+        match stream {
+            Some(stream) => self.thread.sleep(thread::either(order, poll_fn(|cx| stream.poll_readable(cx)))).await,
+            None => self.thread.sleep(order).await,
+        }
+        Ok(())
+    }
+
+    async fn pause(&mut self, duration: Duration) {
+        self.thread.sleep(self.enclave.clock.sleep(duration)).await;
+    }
+
+    async fn elapse(&mut self) {
+        self.thread.spend().await;
+    }
+}

@@ -4,9 +4,9 @@ use super::{
     Host,
     ready::{Event, Ready},
     tenant, verify,
-    verify::Carver,
 };
 use crate::{
+    carver::Carver,
     check::Invariant,
     gvproxy::{Foul, frames},
     ledger::Way,

@@ -1,47 +1,11 @@
 //! What the gateway sends towards an enclave, looked at by somebody who has no part in it.
 //!
-//! Carves the frames out of the bytes that a link took and verifies lengths and checksums with smoltcp's parsers, not with
-//! the gateway's own code. Bounds: one frame is kept.
+//! Lengths and checksums are verified with smoltcp's parsers, not with the gateway's own code.
 
 use crate::gvproxy::GATEWAY_MAC;
 use smoltcp::wire::{
     ArpPacket, EthernetFrame, EthernetProtocol, Icmpv4Packet, IpProtocol, Ipv4Packet, TcpPacket, UdpPacket,
 };
-
-/// The frames of one link, as they leave.
-#[derive(Debug, Default)]
-pub(super) struct Carver {
-    /// The beginning of a frame, with its prefix.
-    begun: Vec<u8>,
-}
-
-impl Carver {
-    /// Whether the last byte taken was the last one of a frame.
-    pub(super) const fn is_between_frames(&self) -> bool {
-        self.begun.is_empty()
-    }
-
-    /// Bytes that are known to be missing of the frame that has begun.
-    pub(super) fn missing(&self) -> usize {
-        match self.begun.first_chunk::<2>() {
-            Some(prefix) => 2 + usize::from(u16::from_le_bytes(*prefix)) - self.begun.len(),
-            None => 2 - self.begun.len(),
-        }
-    }
-
-    /// Takes bytes that have left, and gives each frame that is complete with them to `frame`.
-    pub(super) fn take(&mut self, mut bytes: &[u8], mut frame: impl FnMut(&[u8])) {
-        while !bytes.is_empty() {
-            let part = self.missing().min(bytes.len());
-            self.begun.extend_from_slice(&bytes[..part]);
-            bytes = &bytes[part..];
-            if self.begun.len() >= 2 && self.missing() == 0 {
-                frame(&self.begun[2..]);
-                self.begun.clear();
-            }
-        }
-    }
-}
 
 /// Whether `frame` is one that an enclave with this MTU can use; `Err` says what is wrong with it.
 pub(super) fn check(frame: &[u8], mtu: u16) -> Result<(), String> {
@@ -139,19 +103,5 @@ mod tests {
         of_another[6] = 2;
         of_another[20] ^= 1;
         assert_eq!(check(&of_another, 1500), Ok(()));
-    }
-
-    #[test]
-    fn frames_are_carved_at_any_split() {
-        let frames = [frame(b"a"), frame(b"bc"), frame(&[0; 300])];
-        let bytes: Vec<u8> = frames.iter().flat_map(|f| [&(f.len() as u16).to_le_bytes()[..], f].concat()).collect();
-        for size in [1, 2, 3, 57, 1000] {
-            let (mut carver, mut got) = (Carver::default(), Vec::new());
-            for part in bytes.chunks(size) {
-                carver.take(part, |frame| got.push(frame.to_vec()));
-            }
-            assert_eq!(got, frames);
-            assert!(carver.is_between_frames());
-        }
     }
 }

@@ -16,7 +16,7 @@ use smoltcp::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -140,6 +140,18 @@ impl Host {
     pub fn usage(&self) -> HostUsage {
         let orphans = self.flows.values().filter(|flow| flow.orphaned.is_some()).count();
         HostUsage { flows: self.flows.len(), orphans, unresolved: self.neighbours.dropped(), ..self.usage }
+    }
+
+    /// Connections as `/proc/net/tcp` has them, established or half-closed: our address, and the peer's.
+    pub(super) fn open_connections(&mut self) -> Vec<(SocketAddr, SocketAddr)> {
+        let open = |flow: &mut Flow| {
+            let state = flow.socket().state();
+            let over =
+                matches!(state, State::Closed | State::Listen | State::SynSent | State::SynReceived | State::TimeWait);
+            !over
+        };
+        let found = self.flows.iter_mut().filter_map(|(key, flow)| open(flow).then_some(*key));
+        found.map(|Key { local, peer }| (local.into(), peer.into())).collect()
     }
 
     /// Takes connections to `port`; false if somebody does already.

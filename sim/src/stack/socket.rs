@@ -11,7 +11,7 @@ use smoltcp::socket::tcp::{RecvError, State};
 use std::{
     future::poll_fn,
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
@@ -62,6 +62,11 @@ impl Stack {
     #[must_use]
     pub fn usage(&self) -> HostUsage {
         lock(&self.0.host).usage()
+    }
+
+    /// Its open TCP connections: own address, and the peer's.
+    pub(crate) fn open_connections(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        lock(&self.0.host).open_connections()
     }
 
     /// A frame has arrived.

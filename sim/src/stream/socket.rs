@@ -181,6 +181,17 @@ impl SimStream {
         Poll::Pending
     }
 
+    /// Completes when a write would do something: move bytes, or fail.
+    pub(crate) fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.0.conn.state);
+        let endpoint = &state.endpoint;
+        if endpoint.is_reset() || endpoint.write_closed() || endpoint.credit() > 0 {
+            return Poll::Ready(());
+        }
+        state.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Completes when the stream has been reset: what `epoll` says unasked (`EPOLLERR`).
     pub(crate) fn poll_reset(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = lock(&self.0.conn.state);

@@ -381,6 +381,7 @@ fn start_enclave(shared: &Rc<Shared>, site: &Site) -> std::io::Result<ServerSide
         kernel: kernel.clone(),
         clock: site.clock,
         trace: shared.trace.clone(),
+        audit: shared.audit.clone(),
         ledger: shared.ledger.clone(),
         costs: if nitrotap { config.params.nitrotap } else { config.params.nitriding },
         mtu: config.mtu,

@@ -1,0 +1,107 @@
+//! The enclave's end of a frame stream: the modelled stream, and books of the frames that pass.
+//!
+//! What leaves is noted when its last byte was taken, what comes when its last byte was given: the bytes are looked at, not
+//! what the loops say of them.
+
+use crate::{
+    carver::Carver,
+    ledger::{FrameLedger, Way},
+    stream::SimStream,
+    time::Clock,
+};
+use nitrotap_core::{drive::Errno, frame::MIN_FRAME, link::CONNECT_REQUEST};
+use std::{
+    cell::{Cell, RefCell},
+    fmt, io,
+    rc::{Rc, Weak},
+    task::{Context, Poll},
+};
+
+/// See the module; clones are handles. The last one closes the stream.
+#[derive(Clone)]
+pub(super) struct FrameStream(Rc<Inner>);
+
+struct Inner {
+    stream: SimStream,
+    clock: Clock,
+    ledger: FrameLedger,
+    out: RefCell<Carver>,
+    inn: RefCell<Carver>,
+    /// Bytes of the request that have yet to leave; no frame leaves before.
+    request: Cell<usize>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ledger.close(self.stream.local(), Way::In);
+    }
+}
+
+impl fmt::Debug for FrameStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.stream.local().fmt(f)
+    }
+}
+
+impl FrameStream {
+    pub(super) fn new(stream: SimStream, clock: Clock, ledger: FrameLedger) -> Self {
+        let request = Cell::new(CONNECT_REQUEST.len());
+        Self(Rc::new(Inner { stream, clock, ledger, out: RefCell::default(), inn: RefCell::default(), request }))
+    }
+
+    pub(super) fn read(&self, space: &mut [u8]) -> Result<usize, Errno> {
+        let Inner { stream, clock, ledger, inn, .. } = &*self.0;
+        let n = stream.try_recv(space).map_err(|error| errno(&error))?;
+        inn.borrow_mut().take(&space[..n], |frame| {
+            // Shorter ones are skipped, and who sends them has no books.
+            if frame.len() >= MIN_FRAME {
+                ledger.received(clock.now(), stream.local(), Way::In, frame);
+            }
+        });
+        Ok(n)
+    }
+
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        let Inner { stream, ledger, out, request, .. } = &*self.0;
+        let n = stream.try_send(bytes).map_err(|error| errno(&error))?;
+        let before = request.get().min(n);
+        request.set(request.get() - before);
+        out.borrow_mut().take(&bytes[before..n], |frame| ledger.sent(stream.local(), Way::Out, frame));
+        Ok(n)
+    }
+
+    pub(super) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        self.0.stream.poll_readable(cx)
+    }
+
+    pub(super) fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
+        self.0.stream.poll_writable(cx)
+    }
+
+    /// A look at it from outside, which does not keep it open.
+    pub(super) fn seen(&self) -> SeenStream {
+        SeenStream(Rc::downgrade(&self.0))
+    }
+}
+
+/// A frame stream as long as somebody else has it.
+#[derive(Clone, Default)]
+pub(super) struct SeenStream(Weak<Inner>);
+
+impl SeenStream {
+    pub(super) fn stream(&self) -> Option<SimStream> {
+        self.0.upgrade().map(|inner| inner.stream.clone())
+    }
+}
+
+/// A modelled stream's error as Linux numbers it.
+fn errno(error: &io::Error) -> Errno {
+    let kind = error.kind();
+    if kind == io::ErrorKind::WouldBlock {
+        Errno::AGAIN
+    } else if kind == io::ErrorKind::BrokenPipe {
+        Errno::PIPE
+    } else {
+        Errno::CONNRESET
+    }
+}
