@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// What one call costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Op {
     /// Whatever its size, in nanoseconds.
@@ -193,6 +193,13 @@ pub struct ForwarderCosts {
     pub stream_read: Op,
     /// Writing a frame to the TAP, with the kernel's receive path behind it.
     pub tap_write: Op,
+    /// Cutting a frame out of a super-frame that was read from the TAP: headers, copy and checksum. Nothing for a
+    /// super-frame that goes on as it is.
+    #[serde(default)]
+    pub segment: Op,
+    /// Looking at a frame that may be joined with others for the TAP: headers and checksum.
+    #[serde(default)]
+    pub join: Op,
 }
 
 /// A reverse proxy.
@@ -278,6 +285,8 @@ impl Params {
             stream_write: Op::FREE,
             stream_read: Op::FREE,
             tap_write: Op::FREE,
+            segment: Op::FREE,
+            join: Op::FREE,
         };
         let proxy = ProxyCosts {
             workers: 1,

@@ -8,7 +8,13 @@ mod device;
 mod flow;
 mod host;
 mod socket;
+mod split;
+#[cfg(test)]
+mod tests;
+mod vnet;
 
 pub use arp::Mac;
 pub use host::{FlowId, Host, HostConfig, HostUsage, Key, Syn};
 pub use socket::{FrameSink, Stack, StackListener, StackStream};
+pub use split::{SplitError, comparable, split};
+pub use vnet::{Packet, Refused};

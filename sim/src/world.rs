@@ -65,6 +65,9 @@ pub struct WorldConfig {
     pub host_buffer: usize,
     /// IP MTU of the virtual network.
     pub mtu: u16,
+    /// Whether nitrotap's TAP comes with virtio-net headers: the enclave's kernel then leaves checksums and segmentation
+    /// of TCP to nitrotap, and takes packets that it joined. nitriding's TAP never does.
+    pub offload: bool,
     /// The reverse proxy's pool.
     pub pool: Limits,
     /// Let every stream move fewer bytes than it could.
@@ -88,6 +91,7 @@ impl WorldConfig {
             quirks: Quirks::V0_8_1,
             host_buffer: HOST_BUFFER,
             mtu: 1500,
+            offload: false,
             pool: Limits::default(),
             fragment: false,
             shuffle: false,

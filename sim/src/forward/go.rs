@@ -11,8 +11,9 @@ use crate::{
 use nitrotap_core::link::CONNECT_REQUEST;
 use std::{rc::Rc, time::Duration};
 
-/// Runs for ever.
+/// Runs for ever. It knows no virtio-net header.
 pub(crate) async fn run(enclave: Enclave, process: Process) {
+    debug_assert!(!enclave.tap.has_headers(), "nitriding opens its TAP without IFF_VNET_HDR");
     loop {
         if let Ok(stream) = enclave.net.connect(enclave.host).await
             && stream.send_all(CONNECT_REQUEST).await.is_ok()

@@ -10,7 +10,7 @@ use crate::{
     group::Group,
     ledger::{FrameLedger, Way},
     params::GvproxyCosts,
-    stack::{FrameSink, HostConfig, Mac, Stack},
+    stack::{FrameSink, HostConfig, Mac, Packet, Stack},
     stream::{Net, SimStream},
     time::Clock,
     trace::{Actor, Event, Trace},
@@ -131,8 +131,8 @@ pub(crate) enum Foul {
 const MAX_WAITING: usize = 256;
 
 impl FrameSink for Switch {
-    fn push(&self, _: Instant, frame: Vec<u8>) {
-        lock(&self.state).out.push_back(Outgoing::Frame(frame));
+    fn push(&self, _: Instant, packet: Packet) {
+        lock(&self.state).out.push_back(Outgoing::Frame(packet.bytes));
         self.news.notify_one();
     }
 }
@@ -141,8 +141,8 @@ impl FrameSink for Switch {
 struct Sink(Arc<Switch>);
 
 impl FrameSink for Sink {
-    fn push(&self, now: Instant, frame: Vec<u8>) {
-        self.0.push(now, frame);
+    fn push(&self, now: Instant, packet: Packet) {
+        self.0.push(now, packet);
     }
 }
 
@@ -165,6 +165,7 @@ impl Gvproxy {
                 backlog: 0,
                 gateway_mode: true,
                 max_held: config.quirks.max_in_flight,
+                offload: false,
                 seed: config.seed,
             },
             config.clock,

@@ -438,8 +438,10 @@ impl Run {
             let (queued, passed, _) = inside.tap.counts();
             let out = port.egress();
             let read = passed - queued as u64;
-            let dropped = out.dropped_runt + out.dropped_oversize + out.dropped_link_down;
-            let accounted = out.frames + dropped >= read && out.frames <= read + link.probes;
+            let dropped = out.dropped_runt + out.dropped_oversize + out.dropped_link_down + out.dropped_offload;
+            // A super-frame that was cut is as many frames as were cut out of it.
+            let whole = out.frames + out.segmented - out.segments;
+            let accounted = whole + dropped >= read && whole <= read + link.probes;
             self.check(Invariant::Conservation, accounted, || {
                 format!("{read} frames read from the TAP, counters {out:?}")
             });
@@ -449,7 +451,12 @@ impl Run {
         let kernel = inside.kernel.usage();
         if let Some(port) = &inside.port {
             let received = port.ingress();
-            let delivered = received.frames - received.dropped_tap_write;
+            // A super-frame that was joined is one.
+            let delivered = received.frames + received.super_frames - received.joined - received.dropped_tap_write;
+            let (malformed, wrong) = (kernel.malformed, kernel.wrong_sums);
+            self.check(Invariant::Frames, (malformed, wrong) == (0, 0), || {
+                format!("{malformed} packets that no TAP takes, and {wrong} with a wrong sum to be finished")
+            });
             self.check(Invariant::Conservation, kernel.frames_in == delivered, || {
                 format!("{} frames reached the kernel, counters {received:?}", kernel.frames_in)
             });

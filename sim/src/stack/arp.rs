@@ -1,5 +1,6 @@
 //! ARP (RFC 826): who has which address, and frames that wait to know.
 
+use super::vnet::Packet;
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -10,7 +11,7 @@ pub type Mac = EthernetAddress;
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     known: BTreeMap<Ipv4Addr, Mac>,
-    waiting: Vec<(Ipv4Addr, Vec<u8>)>,
+    waiting: Vec<(Ipv4Addr, Packet)>,
     dropped: u64,
 }
 
@@ -23,7 +24,7 @@ impl Neighbours {
     }
 
     /// Keeps `packet` until `ip` is known; true if somebody must ask.
-    pub(super) fn wait(&mut self, ip: Ipv4Addr, packet: Vec<u8>) -> bool {
+    pub(super) fn wait(&mut self, ip: Ipv4Addr, packet: Packet) -> bool {
         let first = !self.waiting.iter().any(|(waiting, _)| *waiting == ip);
         if self.waiting.len() == Self::MAX_WAITING {
             self.waiting.remove(0);
@@ -34,11 +35,11 @@ impl Neighbours {
     }
 
     /// Learns, and gives back what waited for it.
-    pub(super) fn learn(&mut self, ip: Ipv4Addr, mac: Mac) -> Vec<Vec<u8>> {
+    pub(super) fn learn(&mut self, ip: Ipv4Addr, mac: Mac) -> Vec<Packet> {
         self.known.insert(ip, mac);
         let (ready, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|(waiting, _)| *waiting == ip);
         self.waiting = waiting;
-        let ready: Vec<(Ipv4Addr, Vec<u8>)> = ready;
+        let ready: Vec<(Ipv4Addr, Packet)> = ready;
         ready.into_iter().map(|(_, packet)| packet).collect()
     }
 

@@ -1,6 +1,6 @@
 //! One TCP connection: a smoltcp interface with a single socket.
 
-use super::device::Slot;
+use super::{device::Slot, vnet::Packet};
 use nitrotap_core::time::Instant;
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
@@ -18,6 +18,7 @@ pub(super) struct FlowConfig {
     pub(super) ack_delay: Option<Duration>,
     pub(super) user_timeout: Duration,
     pub(super) trusting: bool,
+    pub(super) offload: bool,
 }
 
 /// See the module.
@@ -26,6 +27,7 @@ pub(super) struct Flow {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     device: Slot,
+    ack_delay: Option<SmolDuration>,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
     /// Nobody holds it any more.
@@ -44,7 +46,7 @@ pub(super) struct Flow {
 
 impl Flow {
     fn new(now: Instant, local: Ipv4Addr, config: FlowConfig, seed: u64) -> Self {
-        let mut device = Slot::new(config.mtu, config.trusting);
+        let mut device = Slot::new(config.mtu, config.trusting, config.offload);
         let mut iface_config = Config::new(HardwareAddress::Ip);
         iface_config.random_seed = seed;
         let mut iface = Interface::new(iface_config, &mut device, smol(now));
@@ -58,7 +60,8 @@ impl Flow {
         let buffer = || tcp::SocketBuffer::new(vec![0; config.buffer]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
-        socket.set_ack_delay(config.ack_delay.map(smol_duration));
+        let ack_delay = config.ack_delay.map(smol_duration);
+        socket.set_ack_delay(ack_delay);
         socket.set_timeout(Some(smol_duration(config.user_timeout)));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
@@ -67,6 +70,7 @@ impl Flow {
             sockets,
             handle,
             device,
+            ack_delay,
             reader: None,
             writer: None,
             orphaned: None,
@@ -103,9 +107,10 @@ impl Flow {
         flow
     }
 
-    /// Answers a packet that belongs to no connection: smoltcp's own reset.
-    pub(super) fn reject(now: Instant, local: Ipv4Addr, packet: Vec<u8>, config: FlowConfig) -> Vec<Vec<u8>> {
-        let mut flow = Self::new(now, local, FlowConfig { buffer: 1, ..config }, 0);
+    /// Answers a packet that belongs to no connection: smoltcp's own reset, whose checksum Linux leaves to nobody
+    /// (`ip_send_unicast_reply`).
+    pub(super) fn reject(now: Instant, local: Ipv4Addr, packet: Vec<u8>, config: FlowConfig) -> Vec<Packet> {
+        let mut flow = Self::new(now, local, FlowConfig { buffer: 1, offload: false, ..config }, 0);
         flow.device.rx = Some(packet);
         flow.poll(now)
     }
@@ -119,13 +124,23 @@ impl Flow {
     }
 
     /// Takes a packet in and gives those that it caused.
-    pub(super) fn handle_packet(&mut self, now: Instant, packet: Vec<u8>) -> Vec<Vec<u8>> {
+    pub(super) fn handle_packet(&mut self, now: Instant, packet: Vec<u8>) -> Vec<Packet> {
         self.device.rx = Some(packet);
         self.poll(now)
     }
 
+    /// The same for a packet that stands for several segments: more than one is acknowledged at once
+    /// (`__tcp_ack_snd_check`), where smoltcp waits for a second packet.
+    pub(super) fn handle_super_packet(&mut self, now: Instant, packet: Vec<u8>) -> Vec<Packet> {
+        let delay = self.ack_delay;
+        self.socket().set_ack_delay(delay.map(|_| SmolDuration::ZERO));
+        let made = self.handle_packet(now, packet);
+        self.socket().set_ack_delay(delay);
+        made
+    }
+
     /// Lets time and the application's calls take effect.
-    pub(super) fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
+    pub(super) fn poll(&mut self, now: Instant) -> Vec<Packet> {
         self.iface.poll(smol(now), &mut self.device, &mut self.sockets);
         self.wake();
         self.device.tx.drain(..).collect()

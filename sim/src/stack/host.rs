@@ -1,15 +1,16 @@
 //! The host: frames in, frames out, connections by address.
 //!
 //! Owns: connections, neighbours, listening ports. No sockets of the world, no tasks, no clock.
-//! Driven by: `socket`.   Drain: after every call, [`Host::poll_frame`] until `None`, then [`Host::poll_timeout`].
+//! Driven by: `socket`.   Drain: after every call, [`Host::poll_packet`] until `None`, then [`Host::poll_timeout`].
 //! Bounds: [`HostConfig::max_flows`] connections, [`HostConfig::backlog`] of them not yet accepted per port, buffers of
 //! fixed size each, `MAX_HELD` SYNs waiting for a decision.
 
 use super::{
     arp::{self, Mac, Neighbours},
     flow::{Flow, FlowConfig},
+    vnet::{self, Packet, Refused},
 };
-use nitrotap_core::time::Instant;
+use nitrotap_core::{offload::VNET_LEN, time::Instant};
 use smoltcp::{
     socket::tcp::State,
     wire::{ArpOperation, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket},
@@ -49,6 +50,8 @@ pub struct HostConfig {
     pub gateway_mode: bool,
     /// SYNs that wait for a decision; one more is dropped silently (gvproxy's `tcp.NewForwarder(s, 0, 10, …)`).
     pub max_held: usize,
+    /// Leave checksums and segmentation of TCP to whoever takes the frames, and take packets with a virtio-net header.
+    pub offload: bool,
     /// Seed of sequence numbers and ports.
     pub seed: u64,
 }
@@ -84,10 +87,15 @@ pub struct HostUsage {
     pub flows: usize,
     /// Those that nobody holds any more.
     pub orphans: usize,
-    /// Frames taken.
+    /// Frames taken; a super-frame is one.
     pub frames_in: u64,
-    /// Frames made.
+    /// Frames made; a super-frame is one.
     pub frames_out: u64,
+    /// Packets not taken because of their virtio-net header.
+    pub malformed: u64,
+    /// Packets whose checksum was to be finished and did not hold the pseudo-header's sum: Linux takes them, but whoever made
+    /// them has made a mistake.
+    pub wrong_sums: u64,
     /// Frames that made no sense or had no taker.
     pub ignored: u64,
     /// Connections refused for want of room.
@@ -108,7 +116,7 @@ pub struct Host {
     syns: VecDeque<Syn>,
     neighbours: Neighbours,
     ask_again: Option<Instant>,
-    out: VecDeque<Vec<u8>>,
+    out: VecDeque<Packet>,
     rng: fastrand::Rng,
     next_port: u16,
     usage: HostUsage,
@@ -232,6 +240,21 @@ impl Host {
 
     /// A frame has arrived.
     pub fn handle_frame(&mut self, now: Instant, frame: &[u8]) {
+        self.take(now, frame, false);
+    }
+
+    /// A packet with a virtio-net header has arrived.
+    ///
+    /// # Errors
+    /// [`Refused`] is what Linux answers with `EINVAL`.
+    pub fn handle_packet(&mut self, now: Instant, header: &[u8; VNET_LEN], frame: &[u8]) -> Result<(), Refused> {
+        let taken = vnet::take(header, frame).inspect_err(|_| self.usage.malformed += 1)?;
+        self.usage.wrong_sums += u64::from(taken.is_wrong);
+        self.take(now, &taken.frame, taken.size.is_some());
+        Ok(())
+    }
+
+    fn take(&mut self, now: Instant, frame: &[u8], is_super: bool) {
         self.usage.frames_in += 1;
         let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return self.ignore() };
         if ethernet.dst_addr() != self.config.mac && !ethernet.dst_addr().is_broadcast() {
@@ -239,7 +262,7 @@ impl Host {
         }
         match ethernet.ethertype() {
             EthernetProtocol::Arp => self.handle_arp(ethernet.payload()),
-            EthernetProtocol::Ipv4 => self.handle_ip(now, ethernet.payload()),
+            EthernetProtocol::Ipv4 => self.handle_ip(now, ethernet.payload(), is_super),
             EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => self.ignore(),
         }
     }
@@ -273,9 +296,9 @@ impl Host {
         self.deadlines.first().map(|(at, _)| *at).into_iter().chain(self.ask_again).min()
     }
 
-    /// The next frame to send.
+    /// The next frame to send, with a header that says nothing unless [`HostConfig::offload`] is on.
     #[must_use]
-    pub fn poll_frame(&mut self) -> Option<Vec<u8>> {
+    pub fn poll_packet(&mut self) -> Option<Packet> {
         self.out.pop_front()
     }
 
@@ -321,6 +344,7 @@ impl Host {
             ack_delay: self.config.ack_delay,
             user_timeout: self.config.user_timeout,
             trusting: self.config.gateway_mode,
+            offload: self.config.offload,
         }
     }
 
@@ -331,15 +355,15 @@ impl Host {
     fn handle_arp(&mut self, payload: &[u8]) {
         let Some((operation, mac, from, to)) = arp::parse(payload) else { return self.ignore() };
         for packet in self.neighbours.learn(from, mac) {
-            self.frame(mac, &packet);
+            self.frame(mac, packet);
         }
         if operation == ArpOperation::Request && (to == self.config.address || self.config.also.contains(&to)) {
             let reply = arp::frame(ArpOperation::Reply, (self.config.mac, to), (mac, from));
-            self.emit(reply);
+            self.emit(Packet::plain(reply));
         }
     }
 
-    fn handle_ip(&mut self, now: Instant, payload: &[u8]) {
+    fn handle_ip(&mut self, now: Instant, payload: &[u8], is_super: bool) {
         let Some((key, flags, len)) = parse_tcp(payload) else { return self.ignore() };
         let packet = payload[..len].to_vec();
         if let Some(flow) = self.flows.get_mut(&key) {
@@ -349,7 +373,8 @@ impl Host {
             let forgotten = flags.syn && !flags.ack && !matches!(flow.state(), State::SynReceived | State::SynSent);
             if !forgotten {
                 let orphaned = flow.orphaned.is_some();
-                let made = flow.handle_packet(now, packet);
+                let made =
+                    if is_super { flow.handle_super_packet(now, packet) } else { flow.handle_packet(now, packet) };
                 if orphaned && flow.socket().can_recv() {
                     // Data for a program that is gone (RFC 2525 section 2.17).
                     flow.socket().abort();
@@ -436,7 +461,7 @@ impl Host {
         }
     }
 
-    fn send(&mut self, now: Instant, key: Key, packets: Vec<Vec<u8>>) {
+    fn send(&mut self, now: Instant, key: Key, packets: Vec<Packet>) {
         if packets.is_empty() {
             return;
         }
@@ -446,7 +471,7 @@ impl Host {
         };
         for packet in packets {
             match self.neighbours.find(hop) {
-                Some(mac) => self.frame(mac, &packet),
+                Some(mac) => self.frame(mac, packet),
                 None => {
                     if self.neighbours.wait(hop, packet) {
                         self.ask(now, hop);
@@ -458,19 +483,19 @@ impl Host {
 
     fn ask(&mut self, now: Instant, ip: Ipv4Addr) {
         let request = arp::frame(ArpOperation::Request, (self.config.mac, self.config.address), (Mac::default(), ip));
-        self.emit(request);
+        self.emit(Packet::plain(request));
         self.ask_again.get_or_insert(now + Duration::from_secs(1));
     }
 
-    fn frame(&mut self, mac: Mac, packet: &[u8]) {
-        let mut frame = arp::ethernet(self.config.mac, mac, EthernetProtocol::Ipv4, packet.len());
-        frame[14..].copy_from_slice(packet);
-        self.emit(frame);
+    fn frame(&mut self, mac: Mac, packet: Packet) {
+        let mut frame = arp::ethernet(self.config.mac, mac, EthernetProtocol::Ipv4, packet.bytes.len());
+        frame[14..].copy_from_slice(&packet.bytes);
+        self.emit(Packet { bytes: frame, ..packet });
     }
 
-    fn emit(&mut self, frame: Vec<u8>) {
+    fn emit(&mut self, packet: Packet) {
         self.usage.frames_out += 1;
-        self.out.push_back(frame);
+        self.out.push_back(packet);
     }
 }
 

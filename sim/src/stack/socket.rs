@@ -1,12 +1,15 @@
 //! The host as programs see it: listeners and byte streams, and one task that keeps its time.
 
-use super::host::{FlowId, Host, HostConfig, HostUsage, Key, Syn};
+use super::{
+    host::{FlowId, Host, HostConfig, HostUsage, Key, Syn},
+    vnet::{Packet, Refused},
+};
 use crate::{
     cpu::lock,
     time::Clock,
     trace::{Actor, Event, Trace, hash_bytes},
 };
-use nitrotap_core::time::Instant;
+use nitrotap_core::{offload::VNET_LEN, time::Instant};
 use smoltcp::socket::tcp::{RecvError, State};
 use std::{
     future::poll_fn,
@@ -23,8 +26,8 @@ use tokio::{
 
 /// Where a host's frames go.
 pub trait FrameSink: Send + Sync {
-    /// Takes a frame, or drops and counts it.
-    fn push(&self, now: Instant, frame: Vec<u8>);
+    /// Takes a frame, or drops and counts it. Its header says nothing unless the host has [`HostConfig::offload`].
+    fn push(&self, now: Instant, packet: Packet);
 }
 
 /// A host on a turmoil machine; clones are handles.
@@ -74,6 +77,17 @@ impl Stack {
         let now = self.0.clock.now();
         self.0.trace.note(now, self.0.actor, Event::FrameIn, 0, frame.len() as u64, hash_bytes(0, frame));
         self.call(|host, now| host.handle_frame(now, frame));
+    }
+
+    /// A packet with a virtio-net header has arrived.
+    ///
+    /// # Errors
+    /// [`Refused`] is what Linux answers with `EINVAL`.
+    pub fn handle_packet(&self, header: &[u8; VNET_LEN], frame: &[u8]) -> Result<(), Refused> {
+        let now = self.0.clock.now();
+        let hash = hash_packet(header, frame);
+        self.0.trace.note(now, self.0.actor, Event::FrameIn, 0, frame.len() as u64, hash);
+        self.call(|host, now| host.handle_packet(now, header, frame))
     }
 
     /// Makes its timers fire, for ever.
@@ -158,15 +172,16 @@ impl Stack {
         let before = host.poll_timeout();
         let result = f(&mut host, now);
         let after = host.poll_timeout();
-        let mut frames = Vec::new();
-        while let Some(frame) = host.poll_frame() {
-            frames.push(frame);
+        let mut packets = Vec::new();
+        while let Some(packet) = host.poll_packet() {
+            packets.push(packet);
         }
         let syns = host.has_syns();
         drop(host);
-        for frame in frames {
-            shared.trace.note(now, shared.actor, Event::FrameOut, 0, frame.len() as u64, hash_bytes(0, &frame));
-            shared.sink.push(now, frame);
+        for packet in packets {
+            let hash = hash_packet(&packet.header, &packet.bytes);
+            shared.trace.note(now, shared.actor, Event::FrameOut, 0, packet.bytes.len() as u64, hash);
+            shared.sink.push(now, packet);
         }
         if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
             shared.timer.notify_one();
@@ -179,6 +194,12 @@ impl Stack {
         }
         result
     }
+}
+
+/// A frame's hash; one with a header that says nothing has the hash of the frame alone.
+fn hash_packet(header: &[u8; VNET_LEN], frame: &[u8]) -> u64 {
+    let seed = if *header == [0; VNET_LEN] { 0 } else { hash_bytes(0, header) };
+    hash_bytes(seed, frame)
 }
 
 /// A port that takes connections, until it is dropped.

@@ -348,7 +348,9 @@ fn start_gvproxy(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Re
 fn start_enclave(shared: &Rc<Shared>, site: &Site) -> std::io::Result<ServerSide> {
     let config = &shared.config;
     let machines = &config.params.machines;
-    let tap = Tap::new(machines.txqueuelen);
+    let nitrotap = config.scenario.is_nitrotap();
+    let offload = config.offload && nitrotap;
+    let tap = Tap::new(machines.txqueuelen, offload);
     let kernel = Stack::new(
         HostConfig {
             mac: Mac::from_bytes(&ENCLAVE_MAC),
@@ -364,6 +366,7 @@ fn start_enclave(shared: &Rc<Shared>, site: &Site) -> std::io::Result<ServerSide
             backlog: 4096,
             gateway_mode: false,
             max_held: 0,
+            offload,
             seed: mix(config.seed ^ 2 ^ site.clock.now().as_nanos()),
         },
         site.clock,
@@ -373,7 +376,6 @@ fn start_enclave(shared: &Rc<Shared>, site: &Site) -> std::io::Result<ServerSide
     );
     let keeper = kernel.clone();
     site.group.spawn(async move { keeper.keep_time().await });
-    let nitrotap = config.scenario.is_nitrotap();
     let enclave = Enclave {
         net: site.net.clone(),
         host: Addr { cid: HOST_CID, port: crate::gvproxy::CONNECT_PORT },
