@@ -16,6 +16,7 @@
 
 pub mod egress;
 mod errno;
+pub mod host;
 pub mod ingress;
 pub mod link;
 

@@ -122,6 +122,12 @@ impl<S: Copy + Ord> Turns<S> {
         self.known.is_empty()
     }
 
+    /// Work of this turn so far.
+    #[must_use]
+    pub const fn spent(&self) -> u64 {
+        self.spent
+    }
+
     /// The most work that a turn ever was.
     #[must_use]
     pub const fn most(&self) -> u64 {

@@ -9,11 +9,14 @@ use super::{
     engine::{self, CaptureConfig, EngineConfig},
 };
 use crate::{clock::Clock, drive::mailbox::Mailbox, errors::Error, metrics::Sources};
-use nitrotap_core::gateway::{
-    self, SourcePortsConfig, Target, TenantLimits,
-    dns::{DnsConfig, Transport},
-    policy,
-    publishing::Asker,
+use nitrotap_core::{
+    drive::host,
+    gateway::{
+        self, SourcePortsConfig, Target, TenantLimits,
+        dns::{DnsConfig, Transport},
+        policy,
+        publishing::Asker,
+    },
 };
 use std::{
     hash::{BuildHasher, RandomState},
@@ -73,9 +76,11 @@ pub(super) fn start(config: &Config, sources: &Sources) -> Result<Running, Error
     if let Some(prefix) = config.network.subnet6 {
         tracing::info!(%prefix, "guests get IPv6");
     }
-    let flow_rate = config.limits.flow_rate.map(Into::into);
-    let max_forwards = config.limits.max_forwards.get();
-    let engine = EngineConfig { gateway: gateway_config(config), hooks, capture, flow_rate, max_forwards };
+    let host = host::Config {
+        flow_rate: config.limits.flow_rate.map(Into::into),
+        max_forwards: config.limits.max_forwards.get(),
+    };
+    let engine = EngineConfig { gateway: gateway_config(config), hooks, capture, host };
     let ended = engine::start(engine, clock, mailbox, sources)?;
     Ok(Running { handle, names, guests, ended })
 }

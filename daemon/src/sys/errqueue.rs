@@ -1,22 +1,13 @@
 //! The error queue of a socket (ip(7), `IP_RECVERR`): which router has dropped a datagram.
 #![expect(unsafe_code, reason = "recvmsg with this kind of control message has no typed wrapper")]
 
+use nitrotap_core::drive::host::Complaint;
 use rustix::io;
 use std::{
     ffi::c_int,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
 };
-
-/// What a router or host on the way said about a datagram.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Complaint {
-    /// Of the ICMP or ICMPv6 message.
-    pub(crate) kind: u8,
-    pub(crate) from: IpAddr,
-    /// What it quoted of the datagram's payload; of a ping, of the ICMP message.
-    pub(crate) quoted: Vec<u8>,
-}
 
 /// Bytes of a quote that matter.
 const QUOTED: usize = 64;

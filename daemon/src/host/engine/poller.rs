@@ -1,6 +1,9 @@
 //! Readiness of many descriptors, by epoll.
 
-use nitrotap_core::gateway::{FlowId, PortId, SessionId};
+use nitrotap_core::{
+    drive::host::{self, Ready, Source},
+    gateway::{FlowId, PortId, SessionId},
+};
 use rustix::{
     event::{Timespec, epoll},
     io::{self, Errno},
@@ -10,36 +13,17 @@ use std::{
     time::Duration,
 };
 
-/// What a descriptor belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
-    Mailbox,
-    Link(PortId),
-    Flow(FlowId),
-    Session(SessionId),
-    /// A listening port, by its number.
-    Forward(u32),
-}
+/// Readings between two looks at everything else.
+const EVENTS: usize = 2048;
 
-/// What the kernel said about one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ready {
-    pub(super) source: Source,
-    pub(super) readable: bool,
-    pub(super) writable: bool,
-    /// The other side has closed, or there is an error or urgent data: a short reading does not mean that there is no more.
-    pub(super) hangup: bool,
-}
-
-/// See the module. Everything is edge-triggered: whoever is told reads or writes until the kernel has no more, or
-/// remembers that it did not.
+/// See the module. Everything is edge-triggered, as [`host::World`] wants it.
 #[derive(Debug)]
 pub(super) struct Poller {
     epoll: OwnedFd,
 }
 
 /// Room for the news of one wait. It stays in the thread that waits: the kernel's structure may hold a pointer.
-pub(super) struct News(Vec<epoll::Event>);
+pub(crate) struct News(Vec<epoll::Event>);
 
 /// Bits of an index: more things than a process may have descriptors.
 const INDEX: u32 = 24;
@@ -104,12 +88,14 @@ impl Poller {
     }
 }
 
-impl News {
-    pub(super) fn new() -> Self {
-        Self(Vec::with_capacity(super::EVENTS))
+impl Default for News {
+    fn default() -> Self {
+        Self(Vec::with_capacity(EVENTS))
     }
+}
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Ready> + '_ {
+impl host::News for News {
+    fn iter(&self) -> impl Iterator<Item = Ready> + '_ {
         self.0.iter().map(|event| {
             // The structure is packed: its fields are copied out.
             let epoll::Event { flags, data } = *event;

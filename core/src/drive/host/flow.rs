@@ -1,25 +1,18 @@
 //! The world's end of TCP connections: bytes pass between the kernel and the gateway's buffers without another copy.
 
-use super::{Source, Worker, is_shortage};
-use nitrotap_core::{
+use super::{Host, Notice, Source, World};
+use crate::{
+    drive::Errno,
     gateway::{Closed, DialError, FlowId, Target, limits::TokenBucket, turns},
     time::Instant,
 };
-use rustix::{
-    io::{self, Errno},
-    net::{
-        AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, connect, send, shutdown, socket_with, socketpair,
-        sockopt,
-    },
-};
-use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
+use core::net::SocketAddr;
 
 /// The world's end of one connection.
-#[derive(Debug)]
-pub(super) struct FlowSocket {
+pub(super) struct FlowSocket<W: World> {
     flow: FlowId,
     /// `None` once both halves are closed.
-    fd: Option<OwnedFd>,
+    stream: Option<W::Stream>,
     connecting: bool,
     /// The world has answered while it was connecting.
     answered: bool,
@@ -43,7 +36,14 @@ pub(super) struct FlowSocket {
 /// Bytes moved for one connection and direction before others get their turn.
 const TURN: usize = 256 << 10;
 
-impl Worker {
+impl<W: World> FlowSocket<W> {
+    /// Whether a half of it is open still.
+    pub(super) const fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+}
+
+impl<W: World> Host<W> {
     /// A guest wants a connection.
     pub(super) fn dial(&mut self, now: Instant, flow: FlowId, target: Target, guest: SocketAddr) {
         let dialed = match target {
@@ -57,50 +57,45 @@ impl Worker {
                 }
             }
             Err(errno) => {
-                tracing::debug!(?target, %guest, error = %errno, "cannot connect");
+                self.world.tell(Notice::CannotConnect { target, guest, error: errno });
                 self.connected(now, flow, Err(errno));
             }
         }
     }
 
     /// True if the connection stands already.
-    fn dial_address(&mut self, flow: FlowId, to: SocketAddr) -> io::Result<bool> {
-        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let fd = socket_with(family, SocketType::STREAM, flags, None).inspect_err(|_| self.counters.no_socket += 1)?;
-        tune(&fd);
-        let connected = match connect(&fd, &to) {
+    fn dial_address(&mut self, flow: FlowId, to: SocketAddr) -> Result<bool, Errno> {
+        let Self { world, counters, .. } = self;
+        let mut stream = world.open(to).inspect_err(|_| counters.no_socket += 1)?;
+        world.tune(&mut stream);
+        let connected = match world.connect(&mut stream, to) {
             Ok(()) => true,
             Err(Errno::INPROGRESS) => false,
             Err(errno) => return Err(errno),
         };
-        self.poller.watch(&fd, Source::Flow(flow)).inspect_err(|_| self.counters.no_socket += 1)?;
-        self.add_flow(flow, fd, !connected, Vec::new());
+        world.watch(&mut stream, Source::Flow(flow)).inspect_err(|_| counters.no_socket += 1)?;
+        self.add_flow(flow, stream, !connected, Vec::new());
         Ok(connected)
     }
 
-    fn dial_service(&mut self, flow: FlowId, target: Target) -> io::Result<bool> {
+    fn dial_service(&mut self, flow: FlowId, target: Target) -> Result<bool, Errno> {
         let asker = self.gateway.asker(flow).ok_or(Errno::CONNREFUSED)?;
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .inspect_err(|_| self.counters.no_socket += 1)?;
-        if !(self.hooks.serve)(target, asker, theirs) {
-            return Err(Errno::CONNREFUSED);
-        }
-        self.poller.watch(&ours, Source::Flow(flow))?;
-        self.add_flow(flow, ours, false, Vec::new());
+        let served = self.world.serve(target, asker).inspect_err(|_| self.counters.no_socket += 1)?;
+        let mut stream = served.ok_or(Errno::CONNREFUSED)?;
+        self.world.watch(&mut stream, Source::Flow(flow))?;
+        self.add_flow(flow, stream, false, Vec::new());
         Ok(true)
     }
 
     /// A connection's socket, new or accepted.
-    pub(super) fn add_flow(&mut self, flow: FlowId, fd: OwnedFd, connecting: bool, prologue: Vec<u8>) {
+    pub(super) fn add_flow(&mut self, flow: FlowId, stream: W::Stream, connecting: bool, prologue: Vec<u8>) {
         let index = flow.index();
         if self.flows.len() <= index {
             self.flows.resize_with(index + 1, || None);
         }
         self.flows[index] = Some(FlowSocket {
             flow,
-            fd: Some(fd),
+            stream: Some(stream),
             connecting,
             answered: false,
             readable: false,
@@ -152,17 +147,15 @@ impl Worker {
             }
             self.turns.spend(tenant, turns::ACCEPT);
         }
-        let Some(socket) = self.socket(flow) else { return };
-        let Some(fd) = socket.fd.as_ref() else { return };
-        let result = match sockopt::socket_error(fd) {
-            Ok(result) => result,
-            Err(errno) => Err(errno),
-        };
+        let Self { world, flows, .. } = self;
+        let Some(socket) = socket(flows, flow) else { return };
+        let Some(stream) = socket.stream.as_mut() else { return };
+        let result = world.answer(stream);
         socket.connecting = false;
         self.connected(now, flow, result);
     }
 
-    fn connected(&mut self, now: Instant, flow: FlowId, result: io::Result<()>) {
+    fn connected(&mut self, now: Instant, flow: FlowId, result: Result<(), Errno>) {
         self.counters.dial_no_port += u64::from(result == Err(Errno::ADDRNOTAVAIL));
         let result = result.map_err(|errno| match errno {
             Errno::CONNREFUSED | Errno::CONNRESET => DialError::Refused,
@@ -221,7 +214,7 @@ impl Worker {
         match result {
             Ok((_, more)) => {
                 if socket.read_closed && socket.write_closed {
-                    socket.fd = None;
+                    socket.stream = None;
                 }
                 self.flows[index] = Some(socket);
                 if let Some(tenant) = tenant.filter(|_| more) {
@@ -232,7 +225,7 @@ impl Worker {
                 if let Some(tenant) = tenant {
                     self.turns.spend(tenant, turns::OPENING);
                 }
-                tracing::debug!(flow = flow.to_u64(), error = %errno, "the world's end of a connection failed");
+                self.world.tell(Notice::FlowFailed { flow, error: errno });
                 // The gateway resets the guest's end and says that it is closed.
                 self.flows[index] = Some(socket);
                 self.gateway.abort(now, flow);
@@ -241,8 +234,8 @@ impl Worker {
     }
 
     /// How many bytes were moved, and whether there is more than its share.
-    fn move_bytes(&mut self, now: Instant, socket: &mut FlowSocket) -> io::Result<(usize, bool)> {
-        let (flow, Some(fd)) = (socket.flow, &socket.fd) else { return Ok((0, false)) };
+    fn move_bytes(&mut self, now: Instant, socket: &mut FlowSocket<W>) -> Result<(usize, bool), Errno> {
+        let (flow, Some(stream)) = (socket.flow, &mut socket.stream) else { return Ok((0, false)) };
         let Some(status) = self.gateway.status(flow).filter(|status| status.established) else { return Ok((0, false)) };
         let may_give = allowance(now, &mut socket.rates, 0);
         let (mut given, mut shortage) = (0, false);
@@ -257,20 +250,20 @@ impl Worker {
                 if socket.refused {
                     return bytes.len();
                 }
-                match send(fd, bytes, SendFlags::NOSIGNAL) {
+                match self.world.write(stream, bytes) {
                     Ok(n) => n,
                     Err(Errno::AGAIN) => {
                         socket.writable = false;
                         0
                     }
                     Err(Errno::INTR) => 0,
-                    Err(errno) if is_shortage(errno) => {
+                    Err(errno) if errno.is_shortage() => {
                         shortage = true;
                         0
                     }
                     // An early answer may wait to be read; if it is a reset that waits, reading shows it.
                     Err(errno) => {
-                        tracing::debug!(flow = flow.to_u64(), error = %errno, "the world takes no more of a connection");
+                        self.world.tell(Notice::FlowRefused { flow, error: errno });
                         socket.refused = true;
                         socket.readable = true;
                         0
@@ -285,7 +278,7 @@ impl Worker {
         if !socket.write_closed && self.gateway.status(flow).is_some_and(|status| status.received_all) {
             socket.write_closed = true;
             // The other side may have gone already.
-            let _ = shutdown(fd, Shutdown::Write);
+            self.world.finish(stream);
         }
 
         if !socket.prologue.is_empty() {
@@ -311,7 +304,7 @@ impl Worker {
                 if space.is_empty() {
                     return 0;
                 }
-                match io::read(fd, space) {
+                match self.world.read(stream, space) {
                     Ok(0) => {
                         end = true;
                         0
@@ -322,7 +315,7 @@ impl Worker {
                         0
                     }
                     Err(Errno::INTR) => 0,
-                    Err(errno) if is_shortage(errno) => {
+                    Err(errno) if errno.is_shortage() => {
                         shortage = true;
                         0
                     }
@@ -364,13 +357,13 @@ impl Worker {
 
     pub(super) fn flow_closed(&mut self, flow: FlowId, how: Closed) {
         let Some(slot) = self.flows.get_mut(flow.index()) else { return };
-        let Some(socket) = slot.take_if(|socket| socket.flow == flow) else { return };
+        let Some(mut socket) = slot.take_if(|socket| socket.flow == flow) else { return };
         self.guest_answered(socket.opening);
         if how != Closed::Finished
-            && let Some(fd) = &socket.fd
+            && let Some(stream) = &mut socket.stream
         {
-            // A reset stays a reset: with no time to linger, closing sends one.
-            let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
+            // A reset stays a reset.
+            self.world.reset(stream);
         }
     }
 
@@ -381,9 +374,13 @@ impl Worker {
         }
     }
 
-    fn socket(&mut self, flow: FlowId) -> Option<&mut FlowSocket> {
-        self.flows.get_mut(flow.index())?.as_mut().filter(|socket| socket.flow == flow)
+    fn socket(&mut self, flow: FlowId) -> Option<&mut FlowSocket<W>> {
+        socket(&mut self.flows, flow)
     }
+}
+
+fn socket<W: World>(flows: &mut [Option<FlowSocket<W>>], flow: FlowId) -> Option<&mut FlowSocket<W>> {
+    flows.get_mut(flow.index())?.as_mut().filter(|socket| socket.flow == flow)
 }
 
 /// Bytes that a connection may move in one direction in this turn.
@@ -415,11 +412,4 @@ fn settle(rates: &mut Option<Box<[TokenBucket; 2]>>, moved: [(usize, usize); 2])
         }
     }
     again
-}
-
-/// Bytes go out as they come in, and a peer that is gone is noticed at last.
-pub(super) fn tune(fd: &OwnedFd) {
-    // Neither is vital.
-    let _ = sockopt::set_tcp_nodelay(fd, true);
-    let _ = sockopt::set_socket_keepalive(fd, true);
 }

@@ -1,8 +1,11 @@
 //! What the control side asks for.
 
-use super::Worker;
-use crate::host::control::{Request, Stats, Tunnel};
-use nitrotap_core::{counters::CounterSet, gateway::turns, time::Instant};
+use super::{Host, HostCounters, Notice, Request, Stats, Tunnel, World, world::Control};
+use crate::{
+    counters::{CounterSet, Desc},
+    gateway::{Counters, turns},
+    time::Instant,
+};
 
 /// Work for the control side before others get their turn: whoever asks may go on asking meanwhile.
 const SHARE: u64 = turns::TURN;
@@ -11,7 +14,7 @@ const SHARE: u64 = turns::TURN;
 const LEARNED: u64 = 2;
 
 /// How much work a request is.
-fn work_of(request: &Request) -> u64 {
+fn work_of<W: Control>(request: &Request<W>) -> u64 {
     match request {
         Request::Attach(_) => turns::LINK,
         Request::Tunnel(_) | Request::Expose(..) | Request::Unexpose(..) => turns::OPENING + turns::ACCEPT,
@@ -30,47 +33,51 @@ fn work_of(request: &Request) -> u64 {
     }
 }
 
-impl Worker {
+impl<W: World> Host<W> {
     /// Sees to what waits, up to a turn's share; true if there may be more.
     pub(super) fn requests(&mut self, now: Instant) -> bool {
         let mut work = 0;
         while work < SHARE {
-            let Some(waiting) = self.mailbox.take() else { return false };
-            work += work_of(&waiting.request);
-            self.request(now, waiting.request);
+            let Some(request) = self.world.take_request() else { return false };
+            work += work_of(&request);
+            self.request(now, request);
         }
         true
     }
 
-    fn request(&mut self, now: Instant, request: Request) {
-        // Whoever has asked may have gone; then the answer is for nobody.
+    fn request(&mut self, now: Instant, request: Request<W>) {
         match request {
             Request::Attach(attach) => self.attach(now, *attach),
-            Request::Tunnel(Tunnel { stream, to, received }) => match rustix::io::ioctl_fionbio(&stream, true) {
+            Request::Tunnel(Tunnel { mut stream, to, received }) => match self.world.unblock(&mut stream) {
                 Ok(()) => {
                     self.join(now, stream, to, received);
                 }
-                Err(error) => tracing::debug!(%to, %error, "a tunnel cannot be used"),
+                Err(error) => self.world.tell(Notice::TunnelUnusable { to, error }),
             },
-            Request::Expose(who, forward, reply) => drop(reply.send(self.expose(now, who, forward))),
-            Request::Unexpose(who, protocol, name, reply) => drop(reply.send(self.unexpose(who, protocol, &name))),
-            Request::Forwards(who, reply) => drop(reply.send(self.forwards.all(who))),
+            Request::Expose(who, forward, reply) => {
+                let exposed = self.expose(now, who, forward);
+                self.world.reply(reply, exposed);
+            }
+            Request::Unexpose(who, protocol, name, reply) => {
+                let closed = self.unexpose(who, protocol, &name);
+                self.world.reply(reply, closed);
+            }
+            Request::Forwards(who, reply) => self.world.reply(reply, self.forwards.all(who)),
             Request::Cam(reply) => {
                 let cam = self.gateway.addresses();
-                drop(reply.send(cam.into_iter().map(|(mac, port)| (mac, port.to_u64())).collect()));
+                self.world.reply(reply, cam.into_iter().map(|(mac, port)| (mac, port.to_u64())).collect());
             }
-            Request::Leases(reply) => drop(reply.send(self.gateway.leases(now))),
-            Request::Alive(reply) => drop(reply.send(())),
-            Request::Stats(reply) => drop(reply.send(self.stats())),
+            Request::Leases(reply) => self.world.reply(reply, self.gateway.leases(now)),
+            Request::Alive(reply) => self.world.reply(reply, ()),
+            Request::Stats(reply) => {
+                let stats = self.stats();
+                self.world.reply(reply, stats);
+            }
             Request::Learn(tenant, lesson) => self.gateway.policy().take(now, tenant, &lesson),
             Request::DnsAnswer { client, answer } => {
                 self.gateway.handle_dns_answer(client, &answer);
             }
-            Request::ReopenCapture => {
-                if let Some(capture) = &mut self.capture {
-                    capture.reopen();
-                }
-            }
+            Request::ReopenCapture => self.world.reopen(),
             Request::HostAddresses(own) => {
                 self.gateway.policy().set_host(own);
                 self.uplink += 1;
@@ -84,7 +91,7 @@ impl Worker {
     }
 
     fn stats(&self) -> Stats {
-        fn add(stats: &mut Stats, set: &impl CounterSet, descs: &'static [nitrotap_core::counters::Desc]) {
+        fn add(stats: &mut Stats, set: &impl CounterSet, descs: &'static [Desc]) {
             set.visit(|at, value| {
                 let desc = descs[at];
                 let labels: String = desc.labels.iter().map(|(name, value)| format!(",{name}={value}")).collect();
@@ -96,8 +103,8 @@ impl Worker {
         // gvproxy's two: sent to guests, and received from them.
         stats.push(("BytesSent".to_owned(), counters.bytes_out));
         stats.push(("BytesReceived".to_owned(), counters.bytes_in));
-        add(&mut stats, &counters, nitrotap_core::gateway::Counters::DESCS);
-        add(&mut stats, &self.counters, super::EngineCounters::DESCS);
+        add(&mut stats, &counters, Counters::DESCS);
+        add(&mut stats, &self.counters, HostCounters::DESCS);
         stats
     }
 }

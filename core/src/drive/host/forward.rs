@@ -1,16 +1,10 @@
 //! Published ports: what the world sends there reaches a guest.
 //!
-//! Bounds: as many as [`super::EngineConfig`] says, of which each has a descriptor and about a kilobyte.
+//! Bounds: as many as [`super::Config`] says, of which each has a descriptor and about a kilobyte.
 
-use super::{RETRY, Source, Worker, flow::tune, is_shortage};
+use super::{ExposeError, Forward, Host, Local, Notice, RETRY, Received, Source, Who, World};
 use crate::{
-    host::{
-        control::{ExposeError, Forward, Local, Who},
-        socket::{SocketFile, clear_stale},
-    },
-    sys::pktinfo,
-};
-use nitrotap_core::{
+    drive::Errno,
     gateway::{
         FlowId,
         publishing::{Asker, Holder, NotForGuests, Publishing},
@@ -19,23 +13,8 @@ use nitrotap_core::{
     proxy_protocol,
     time::Instant,
 };
-use rustix::{
-    io::{self, Errno},
-    net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, socket_with, sockopt},
-};
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::{fd::OwnedFd, unix::net::UnixListener},
-    path::Path,
-    time::Duration,
-};
-
-/// No tenant's number: under it the operator's ports are logged.
-const OPERATOR: u32 = u32::MAX;
-
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 4096;
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
 
 /// Connections of one published port whose guest has yet to answer; more of them wait in its backlog, and cost nothing. A guest
 /// that answers within a millisecond can open a quarter of a million per second.
@@ -51,24 +30,20 @@ pub(super) struct Client {
     pub(super) asked: Option<IpAddr>,
 }
 
-#[derive(Debug)]
-struct Listening {
+struct Listening<W: World> {
     forward: Forward,
-    socket: OwnedFd,
+    socket: W::Listener,
     /// With the port that was given for port 0.
     address: SocketAddr,
     /// Connections whose guest has yet to answer.
     opening: usize,
     /// No more are accepted before some of them are open, or over.
     crowded: bool,
-    /// Removed with it.
-    _file: Option<SocketFile>,
 }
 
 /// All published ports, by number.
-#[derive(Debug, Default)]
-pub(super) struct Forwards {
-    listening: BTreeMap<u32, Listening>,
+pub(super) struct Forwards<W: World> {
+    listening: BTreeMap<u32, Listening<W>>,
     /// By protocol and name.
     by_name: BTreeMap<(&'static str, String), u32>,
     /// Port numbers of the operator's, by protocol, and how often.
@@ -78,10 +53,22 @@ pub(super) struct Forwards {
     pub(super) publishing: Publishing,
 }
 
-impl Forwards {
+impl<W: World> Default for Forwards<W> {
+    fn default() -> Self {
+        Self {
+            listening: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            operators: BTreeMap::new(),
+            next: 0,
+            publishing: Publishing::default(),
+        }
+    }
+}
+
+impl<W: World> Forwards<W> {
     /// The socket of a published port.
-    pub(super) fn socket(&self, number: u32) -> Option<&OwnedFd> {
-        self.listening.get(&number).map(|listening| &listening.socket)
+    pub(super) fn socket(&mut self, number: u32) -> Option<&mut W::Listener> {
+        self.listening.get_mut(&number).map(|listening| &mut listening.socket)
     }
 
     /// Where it listens.
@@ -102,7 +89,7 @@ impl Forwards {
     }
 }
 
-impl Forwards {
+impl<W: World> Forwards<W> {
     /// Whether somebody may see a forward, and end it.
     fn is_of(&self, who: Who, number: u32) -> bool {
         match who {
@@ -111,7 +98,7 @@ impl Forwards {
         }
     }
 
-    fn add(&mut self, number: u32, listening: Listening) {
+    fn add(&mut self, number: u32, listening: Listening<W>) {
         let (protocol, port) = (listening.forward.local.protocol(), listening.address.port());
         self.by_name.insert((protocol, listening.forward.name.clone()), number);
         if self.publishing.tenant(number).is_none() {
@@ -120,7 +107,7 @@ impl Forwards {
         self.listening.insert(number, listening);
     }
 
-    fn remove(&mut self, number: u32) -> Option<Listening> {
+    fn remove(&mut self, number: u32) -> Option<Listening<W>> {
         let listening = self.listening.remove(&number)?;
         let (protocol, port) = (listening.forward.local.protocol(), listening.address.port());
         self.by_name.remove(&(protocol, listening.forward.name.clone()));
@@ -142,7 +129,7 @@ impl Forwards {
     }
 }
 
-impl Worker {
+impl<W: World> Host<W> {
     pub(super) fn expose(&mut self, now: Instant, who: Who, forward: Forward) -> Result<SocketAddr, ExposeError> {
         if let Who::Guest(asker) = who {
             self.may_publish(asker, &forward)?;
@@ -158,22 +145,16 @@ impl Worker {
             return Err(ExposeError::NotAGuest(forward.to));
         }
         let number = self.forwards.next;
-        let opened = open(&forward.local).and_then(|opened| {
-            self.poller.watch(&opened.0, Source::Forward(number))?;
-            Ok(opened)
-        });
-        let (socket, address, file) =
+        let opened = self.world.listen(&forward.local, Source::Forward(number));
+        let (socket, address) =
             opened.map_err(|error| ExposeError::Bind { protocol, name: forward.name.clone(), error })?;
         self.forwards.next += 1;
-        let publisher = match who {
-            Who::Operator => OPERATOR,
-            Who::Guest(asker) => {
-                self.forwards.publishing.add(now, number, asker, forward.to);
-                asker.tenant
-            }
-        };
-        seldom!(INFO, publisher, "a port is published", %protocol, local = %forward.name, to = %forward.to);
-        self.forwards.add(number, Listening { forward, socket, address, opening: 0, crowded: false, _file: file });
+        if let Who::Guest(asker) = who {
+            self.forwards.publishing.add(now, number, asker, forward.to);
+        }
+        let publisher = self.forwards.publishing.tenant(number);
+        self.world.tell(Notice::Published { publisher, protocol, local: &forward.name, to: forward.to });
+        self.forwards.add(number, Listening { forward, socket, address, opening: 0, crowded: false });
         Ok(address)
     }
 
@@ -197,10 +178,10 @@ impl Worker {
     }
 
     fn close_forward(&mut self, number: u32) {
-        let publisher = self.forwards.publishing.tenant(number).unwrap_or(OPERATOR);
+        let publisher = self.forwards.publishing.tenant(number);
         if let Some(Listening { forward, .. }) = self.forwards.remove(number) {
             let protocol = forward.local.protocol();
-            seldom!(INFO, publisher, "a port is no longer published", %protocol, local = %forward.name);
+            self.world.tell(Notice::Unpublished { publisher, protocol, local: &forward.name });
         }
     }
 
@@ -248,16 +229,17 @@ impl Worker {
                 self.counters.accepts_held += 1;
                 return false;
             }
-            let Listening { forward, socket, .. } = &*listening;
-            let (fd, client) = match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((fd, client)) => (fd, client.and_then(|client| SocketAddr::try_from(client).ok())),
+            let Listening { forward, socket, .. } = listening;
+            let (mut stream, client) = match self.world.accept(socket) {
+                Ok(accepted) => accepted,
                 Err(Errno::AGAIN) => return false,
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(errno) => {
                     // Descriptors or memory are used up; trying at once again would keep everybody from giving some back.
                     self.counters.no_socket += 1;
                     if !self.retries.iter().any(|(_, waiting)| *waiting == Source::Forward(number)) {
-                        seldom!(WARN, number, "cannot accept connections for now", local = %forward.name, error = %errno);
+                        let local = &forward.name;
+                        self.world.tell(Notice::CannotAccept { forward: number, local, error: errno });
                         self.retries.insert((now + RETRY, Source::Forward(number)));
                     }
                     return false;
@@ -265,22 +247,22 @@ impl Worker {
             };
             self.turns.spend(tenant, turns::OPENING + turns::ACCEPT);
             self.counters.accepted += 1;
-            let prologue = match (forward.proxy_protocol, client, rustix::net::getsockname(&fd)) {
+            let local = if forward.proxy_protocol { self.world.local_address(&mut stream) } else { None };
+            let prologue = match (client, local) {
                 // A socket for both families sees IPv4 as mapped IPv6.
-                (true, Some(client), Ok(local)) => SocketAddr::try_from(local)
-                    .map_or_else(|_| Vec::new(), |local| proxy_protocol::encode(canonical(client), canonical(local))),
+                (Some(client), Some(local)) => proxy_protocol::encode(canonical(client), canonical(local)),
                 _ => Vec::new(),
             };
             let to = forward.to;
             if let Local::Tcp(_) = forward.local {
-                tune(&fd);
+                self.world.tune(&mut stream);
             }
             if !self.leads_to_its_guest(number, to) {
                 self.counters.accept_refused += 1;
-                let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
+                self.world.reset(&mut stream);
                 continue;
             }
-            if let Some(flow) = self.join(now, fd, to, prologue) {
+            if let Some(flow) = self.join(now, stream, to, prologue) {
                 self.set_opening(flow, number);
                 if let Some(listening) = self.forwards.listening.get_mut(&number) {
                     listening.opening += 1;
@@ -303,27 +285,33 @@ impl Worker {
     }
 
     /// Joins a connection to a guest's port; `None` if it is over already.
-    pub(super) fn join(&mut self, now: Instant, fd: OwnedFd, to: SocketAddr, prologue: Vec<u8>) -> Option<FlowId> {
+    pub(super) fn join(
+        &mut self,
+        now: Instant,
+        mut stream: W::Stream,
+        to: SocketAddr,
+        prologue: Vec<u8>,
+    ) -> Option<FlowId> {
         // What is over must be closed as it ended before its number is given to another.
         while let Some(output) = self.gateway.poll_output() {
             self.obey(now, output);
         }
         match self.gateway.connect(now, to) {
-            Ok(flow) => match self.poller.watch(&fd, Source::Flow(flow)) {
+            Ok(flow) => match self.world.watch(&mut stream, Source::Flow(flow)) {
                 Ok(()) => {
-                    self.add_flow(flow, fd, false, prologue);
+                    self.add_flow(flow, stream, false, prologue);
                     return Some(flow);
                 }
-                Err(errno) => {
-                    seldom!(WARN, 0_u32, "cannot watch a connection", error = %errno);
+                Err(error) => {
+                    self.world.tell(Notice::FlowUnwatched { error });
                     self.gateway.abort(now, flow);
                 }
             },
             Err(error) => {
                 self.counters.accept_refused += 1;
-                tracing::debug!(%to, %error, "a connection is closed again");
+                self.world.tell(Notice::NotOpened { to, error });
                 // The client sees a reset, as from a port where nobody listens.
-                let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
+                self.world.reset(&mut stream);
             }
         }
         None
@@ -337,19 +325,19 @@ impl Worker {
                 break;
             }
             let changes = self.gateway.changes();
-            let Some(Listening { forward, socket, .. }) = self.forwards.listening.get(&number) else { break };
-            let (n, client) = match pktinfo::receive(socket, &mut buffer) {
-                Ok((n, Some(client), asked)) => {
+            let Some(Listening { forward, socket, .. }) = self.forwards.listening.get_mut(&number) else { break };
+            let (n, client) = match self.world.receive_from(socket, &mut buffer) {
+                Ok(Received { len, client: Some(address), asked }) => {
                     // Nothing is sent from the address of a group.
                     let asked = asked.filter(|asked| !asked.to_canonical().is_multicast() && !is_broadcast(*asked));
-                    (n, Client { address: client, asked })
+                    (len, Client { address, asked })
                 }
-                Ok((_, None, _)) => continue,
+                Ok(Received { client: None, .. }) => continue,
                 Err(Errno::AGAIN) => {
                     more = false;
                     break;
                 }
-                Err(errno) if is_shortage(errno) => {
+                Err(errno) if errno.is_shortage() => {
                     self.retry(now, Source::Forward(number));
                     more = false;
                     break;
@@ -380,7 +368,7 @@ impl Worker {
                 Ok(session) => self.gateway.handle_datagram(now, session, &buffer[..n]),
                 Err(error) => {
                     self.counters.accept_refused += 1;
-                    tracing::debug!(client = %client.address, %error, "a datagram is dropped");
+                    self.world.tell(Notice::DatagramDropped { client: client.address, error });
                 }
             }
             self.turns.spend(tenant, turns::DATAGRAM + (self.gateway.changes() - changes) * turns::OPENING);
@@ -398,66 +386,4 @@ fn is_broadcast(address: IpAddr) -> bool {
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-fn open(local: &Local) -> std::io::Result<(OwnedFd, SocketAddr, Option<SocketFile>)> {
-    match local {
-        Local::Tcp(address) => bind(*address, SocketType::STREAM).map(|(socket, address)| (socket, address, None)),
-        Local::Udp(address) => bind(*address, SocketType::DGRAM).map(|(socket, address)| (socket, address, None)),
-        Local::Unix(path) => {
-            let (listener, file) = bind_unix(path)?;
-            let socket = OwnedFd::from(listener);
-            io::ioctl_fionbio(&socket, true)?;
-            Ok((socket, (Ipv4Addr::UNSPECIFIED, 0).into(), Some(file)))
-        }
-    }
-}
-
-/// An unspecified address of either family is all addresses of both, as in Go (`net.Listen`); of IPv4 alone, where the
-/// kernel has no IPv6.
-fn bind(address: SocketAddr, kind: SocketType) -> std::io::Result<(OwnedFd, SocketAddr)> {
-    if !address.ip().is_unspecified() {
-        return bind_one(address, kind);
-    }
-    match bind_one((Ipv6Addr::UNSPECIFIED, address.port()).into(), kind) {
-        Err(error)
-            if matches!(
-                Errno::from_io_error(&error),
-                Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::PROTONOSUPPORT)
-            ) =>
-        {
-            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into(), kind)
-        }
-        done => done,
-    }
-}
-
-fn bind_one(address: SocketAddr, kind: SocketType) -> std::io::Result<(OwnedFd, SocketAddr)> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
-    let everywhere = address.ip().is_unspecified();
-    if everywhere && address.is_ipv6() {
-        // Whatever `net.ipv6.bindv6only` says.
-        sockopt::set_ipv6_v6only(&socket, false)?;
-    }
-    if kind == SocketType::STREAM {
-        // A restart must not wait for the old connections' TIME_WAIT.
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-    } else if everywhere {
-        // A host has several addresses, and an answer from another one than was asked is nobody's.
-        pktinfo::request(&socket, address.is_ipv6())?;
-    }
-    rustix::net::bind(&socket, &address)?;
-    if kind == SocketType::STREAM {
-        rustix::net::listen(&socket, BACKLOG)?;
-    }
-    let bound = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
-    Ok((socket, bound))
-}
-
-/// Unlike gvproxy, which removes whatever has that name, takes only the place of a socket on which nobody listens.
-fn bind_unix(path: &Path) -> std::io::Result<(UnixListener, SocketFile)> {
-    clear_stale(path).map_err(|e| std::io::Error::new(std::io::ErrorKind::AddrInUse, e.to_string()))?;
-    let listener = UnixListener::bind(path)?;
-    Ok((listener, SocketFile::of(path)?))
 }

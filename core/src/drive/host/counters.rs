@@ -1,8 +1,8 @@
 //! What the data thread counts beyond what the gateway does.
 
-nitrotap_core::counters! {
+crate::counters! {
     /// Descriptors and what the kernel refused.
-    pub(super) struct EngineCounters {
+    pub struct HostCounters {
         /// Streams of frames now.
         links: Gauge "nitrotap_host_streams" {},
         /// Streams of frames that came and went.

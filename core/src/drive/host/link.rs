@@ -1,23 +1,16 @@
 //! The streams of frames: what is read goes to the gateway frame by frame, what it has for them is written in one piece.
 
-use super::{Source, Worker, is_shortage};
-use crate::host::control::{Attach, LinkKind};
-use nitrotap_core::{
-    frame::{Decoder, Framing},
+use super::{Attach, Host, LinkKind, Notice, Source, World};
+use crate::{
+    drive::Errno,
+    frame::{Decoder, Framing, MIN_FRAME},
     gateway::{ANONYMOUS, Ended, Handled, PortId, turns},
     time::Instant,
 };
-use rustix::{
-    io::{self, Errno},
-    net::{RecvFlags, SendFlags, recv, send, sockopt},
-};
-use std::os::fd::OwnedFd;
-use tokio::sync::oneshot;
 
 /// A stream of frames, from its handshake to its end.
-#[derive(Debug)]
-pub(super) struct Link {
-    stream: OwnedFd,
+pub(super) struct Link<W: World> {
+    stream: W::Stream,
     /// `None` where every message is a frame.
     decoder: Option<Decoder>,
     framing: Option<Framing>,
@@ -36,7 +29,7 @@ pub(super) struct Link {
     /// Nothing is read until then: its enclave has sent others too much, or too much that came to nothing.
     rest: Option<Instant>,
     peer: String,
-    ended: Option<oneshot::Sender<()>>,
+    ended: Option<W::Reply<()>>,
 }
 
 /// Bytes asked of a stream at a time.
@@ -52,7 +45,7 @@ const ALL: u64 = u64::MAX;
 /// What the kernel should hold for a stream in each direction: enough that it is never the stream that is waited for.
 const SOCKET_BUFFER: usize = 1 << 20;
 
-impl Link {
+impl<W: World> Link<W> {
     /// Who is there, for the log.
     pub(super) fn peer(&self) -> &str {
         &self.peer
@@ -64,9 +57,9 @@ impl Link {
     }
 }
 
-impl Worker {
-    pub(super) fn attach(&mut self, now: Instant, attach: Attach) {
-        let Attach { stream, kind, tenant, peer, received, ended } = attach;
+impl<W: World> Host<W> {
+    pub(super) fn attach(&mut self, now: Instant, attach: Attach<W::Stream, W::Reply<()>>) {
+        let Attach { mut stream, kind, tenant, peer, received, ended } = attach;
         let framing = match kind {
             LinkKind::Stream(framing) => Some(framing),
             LinkKind::Messages => None,
@@ -76,23 +69,21 @@ impl Worker {
         self.end_links();
         let Some(port) = attached else {
             self.counters.refused_links += 1;
-            seldom!(WARN, tenant, "there are too many links, or too many of this enclave, or no memory for one more; this one is closed", %peer);
-            return;
+            return self.world.tell(Notice::LinkRefused { tenant, peer: &peer });
         };
         // Where the kernel does not want that much it takes what it wants.
-        let _ = sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER);
-        let _ = sockopt::set_socket_recv_buffer_size(&stream, SOCKET_BUFFER);
-        let watched = io::ioctl_fionbio(&stream, true).and_then(|()| self.poller.watch(&stream, Source::Link(port)));
+        self.world.set_buffers(&mut stream, SOCKET_BUFFER);
+        let world = &mut self.world;
+        let watched = world.unblock(&mut stream).and_then(|()| world.watch(&mut stream, Source::Link(port)));
         if let Err(error) = watched {
-            seldom!(WARN, tenant, "cannot watch a link; it is closed", %peer, %error);
-            self.gateway.detach(port);
-            return;
+            world.tell(Notice::LinkUnwatched { tenant, peer: &peer, error });
+            return self.gateway.detach(port);
         }
         // Guest kernels with commit 6693731487a8 send larger vsock writes as non-linear buffers, which the Nitro hypervisor
         // corrupts silently; and the host is a guest of it too.
         let max_write = if tenant < ANONYMOUS { 32 << 10 } else { 256 << 10 };
         let decoder = framing.map(|framing| Decoder::with_framing(READ, framing));
-        seldom!(INFO, tenant, "a link is up", %peer, link = port.to_u64());
+        self.world.tell(Notice::LinkUp { tenant, peer: &peer, link: port });
         self.counters.attached += 1;
         self.links.insert(
             port,
@@ -164,7 +155,7 @@ impl Worker {
             let Some(decoder) = &mut link.decoder else { return Ok(false) };
             let space = decoder.space();
             let want = space.len();
-            match io::read(&link.stream, space) {
+            match self.world.read(&mut link.stream, space) {
                 Ok(0) => {
                     return Err(match decoder.finish() {
                         Ok(()) => "the other side has closed it".to_owned(),
@@ -192,7 +183,7 @@ impl Worker {
                 }
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => {}
-                Err(errno) if is_shortage(errno) => {
+                Err(errno) if errno.is_shortage() => {
                     self.retry(now, Source::Link(port));
                     return Ok(false);
                 }
@@ -246,15 +237,15 @@ impl Worker {
             if work >= may || rest.is_some() {
                 break;
             }
-            let Some(link) = self.links.get(&port) else { break };
+            let Some(link) = self.links.get_mut(&port) else { break };
             work += turns::DATAGRAM;
-            match recv(&link.stream, &mut buffer[..], RecvFlags::empty()) {
-                Ok((0, _)) => {
+            match self.world.read(&mut link.stream, &mut buffer) {
+                Ok(0) => {
                     result = Err("the other side has closed it".to_owned());
                     break;
                 }
-                Ok((n, _)) if n < nitrotap_core::frame::MIN_FRAME => self.counters.runts += 1,
-                Ok((n, _)) => {
+                Ok(n) if n < MIN_FRAME => self.counters.runts += 1,
+                Ok(n) => {
                     let (cost, until) = self.frame(now, port, &buffer[..n]);
                     (work, rest) = (work + cost, until);
                 }
@@ -263,7 +254,7 @@ impl Worker {
                     break;
                 }
                 Err(Errno::INTR) => {}
-                Err(errno) if is_shortage(errno) => {
+                Err(errno) if errno.is_shortage() => {
                     self.retry(now, Source::Link(port));
                     result = Ok(false);
                     break;
@@ -295,9 +286,7 @@ impl Worker {
     fn frame(&mut self, now: Instant, port: PortId, frame: &[u8]) -> (u64, Option<Instant>) {
         let changes = self.gateway.changes();
         let (mut work, mut rest) = (turns::FRAME, None);
-        if let Some(capture) = &mut self.capture {
-            capture.frame(now, frame);
-        }
+        self.world.frame_in(now, port, frame);
         match self.gateway.handle_frame(now, port, frame) {
             Handled::Done => {}
             Handled::Rest { until } => rest = Some(until),
@@ -308,7 +297,7 @@ impl Worker {
             Handled::Dns { client, query } => {
                 work += turns::QUESTION;
                 let tenant = self.links.get(&port).map_or(ANONYMOUS, |link| link.tenant);
-                if !(self.hooks.ask)(tenant, client, query.into_owned()) {
+                if !self.world.ask(tenant, client, query.into_owned()) {
                     self.counters.questions_dropped += 1;
                     self.gateway.forget_dns(client);
                 }
@@ -330,18 +319,16 @@ impl Worker {
                 self.turns.wait(link.tenant, Source::Link(port));
                 return total;
             }
-            if let Some(capture) = &mut self.capture {
-                // Between messages, where no prefix is sent, the queue has QEMU's.
-                let framing = link.framing.unwrap_or(Framing::Qemu);
-                link.captured = capture.pending(now, pending, link.captured, framing);
-            }
+            // Between messages, where no prefix is sent, the queue has QEMU's.
+            let framing = link.framing.unwrap_or(Framing::Qemu);
+            link.captured = self.world.frames_out(now, port, pending, link.captured, framing);
             let written = match &link.decoder {
                 Some(_) => {
                     let chunk = &pending[..pending.len().min(link.max_write)];
-                    send(&link.stream, chunk, SendFlags::NOSIGNAL)
+                    self.world.write(&mut link.stream, chunk)
                 }
                 None => match self.gateway.next_frame(port) {
-                    Some(frame) => send(&link.stream, frame, SendFlags::NOSIGNAL),
+                    Some(frame) => self.world.write(&mut link.stream, frame),
                     None => return total,
                 },
             };
@@ -370,7 +357,7 @@ impl Worker {
                     self.gateway.consume_frame(port);
                 }
                 // The stream is as it was: what was not taken is offered again.
-                Err(errno) if is_shortage(errno) => {
+                Err(errno) if errno.is_shortage() => {
                     link.writable = false;
                     self.retry(now, Source::Link(port));
                     return total;
@@ -400,10 +387,9 @@ impl Worker {
         let Some(link) = self.links.remove(&port) else { return };
         self.gateway.detach(port);
         self.turns.spend(link.tenant, turns::LINK);
-        seldom!(INFO, link.tenant, "a link is down", peer = %link.peer, link = port.to_u64(), why);
+        self.world.tell(Notice::LinkDown { tenant: link.tenant, peer: &link.peer, link: port, why });
         if let Some(ended) = link.ended {
-            // Nobody may be waiting for it.
-            let _ = ended.send(());
+            self.world.reply(ended, ());
         }
     }
 }

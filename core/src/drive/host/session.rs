@@ -1,30 +1,18 @@
 //! The world's end of datagram sessions: one socket for each, or the published port's for those that the world began.
 
-use super::{Source, Worker, forward::Client, is_shortage};
-use crate::sys::{errqueue, pktinfo};
-use nitrotap_core::{
+use super::{Complaint, Host, Notice, Source, World, forward::Client};
+use crate::{
+    drive::Errno,
     gateway::{Kind, SessionError, SessionId, turns},
     time::Instant,
 };
-use rustix::{
-    io::{self, Errno},
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, getsockname, ipproto, recv, send,
-        sendto, socket_with, sockopt,
-    },
-};
-use std::{
-    net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
-    time::Duration,
-};
+use core::{net::SocketAddr, time::Duration};
 
 /// The world's end of one session.
-#[derive(Debug)]
-pub(super) struct SessionSocket {
+pub(super) struct SessionSocket<W: World> {
     session: SessionId,
-    end: End,
-    /// The host's addresses and routes ([`Worker::uplink`]) that the socket is known to fit.
+    end: End<W>,
+    /// The host's addresses and routes ([`Host::uplink`]) that the socket is known to fit.
     uplink: u64,
     /// When another socket was last tried because of an error.
     tried: Option<Instant>,
@@ -40,10 +28,9 @@ struct HopLimit {
     heard: bool,
 }
 
-#[derive(Debug)]
-pub(super) enum End {
+pub(super) enum End<W: World> {
     /// A socket that is connected to the peer.
-    Own(OwnedFd),
+    Own(W::Datagrams),
     /// The published port with this number, where this client is.
     Published(u32, Client),
 }
@@ -58,11 +45,7 @@ const COMPLAINTS: usize = 16;
 /// Datagrams read from one socket before others get their turn.
 const TURN: usize = 64;
 
-/// What is wrong, and what to do, for the log and for `/status`.
-pub(super) const PINGS_REFUSED: &str = "this host's kernel lets us send no pings for guests, of IPv4 and of IPv6: run `sysctl -w \
-     net.ipv4.ping_group_range=\"0 2147483647\"`, or a range with a group of this process, in our network namespace";
-
-impl Worker {
+impl<W: World> Host<W> {
     /// Sends what a guest has for the world.
     pub(super) fn send_datagram(
         &mut self,
@@ -74,9 +57,9 @@ impl Worker {
     ) {
         if !self.has_session(session) {
             match self.open_socket(session, kind, to) {
-                Ok(fd) => self.add_session(session, End::Own(fd)),
+                Ok(socket) => self.add_session(session, End::Own(socket)),
                 Err(errno) => {
-                    tracing::debug!(%to, ?kind, error = %errno, "cannot open a socket for datagrams");
+                    self.world.tell(Notice::NoDatagrams { to, kind, error: errno });
                     self.counters.no_socket += 1;
                     self.ping_refused(kind, errno);
                     if let Some(error) = session_error(errno) {
@@ -106,11 +89,15 @@ impl Worker {
 
     /// Tells a session's own socket how far its datagrams may go.
     fn reach(&mut self, session: SessionId, to: SocketAddr, hop_limit: u8) {
-        if let Some(SessionSocket { end: End::Own(fd), hop_limit: far, .. }) =
+        if let Some(SessionSocket { end: End::Own(socket), hop_limit: far, .. }) =
             self.sessions.get_mut(session.index()).and_then(Option::as_mut)
             && far.set != hop_limit
         {
-            far.set(fd, to.is_ipv6(), hop_limit);
+            self.world.set_hop_limit(socket, to, hop_limit);
+            far.set = hop_limit;
+            if hop_limit <= SHORT && !far.heard {
+                far.heard = self.world.hear_complaints(socket, to);
+            }
         }
     }
 
@@ -121,28 +108,27 @@ impl Worker {
         }
         self.counters.pings_refused += 1;
         if self.counters.pings_refused == 1 {
-            tracing::warn!("{PINGS_REFUSED}");
+            self.world.tell(Notice::PingsRefused);
         }
     }
 
-    fn send_once(&mut self, session: SessionId, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
-        let Some(SessionSocket { end, .. }) = self.sessions.get(session.index()).and_then(Option::as_ref) else {
+    fn send_once(&mut self, session: SessionId, to: SocketAddr, payload: &[u8]) -> Result<(), Errno> {
+        let Some(SessionSocket { end, .. }) = self.sessions.get_mut(session.index()).and_then(Option::as_mut) else {
             return Ok(());
         };
         match end {
-            End::Own(fd) => send(fd, payload, SendFlags::NOSIGNAL).map(drop).inspect_err(|errno| {
+            End::Own(socket) => self.world.send(socket, payload).inspect_err(|errno| {
                 if *errno == Errno::MSGSIZE
-                    && let Ok(mtu) = if to.is_ipv4() { sockopt::ip_mtu(fd) } else { sockopt::ipv6_mtu(fd) }
+                    && let Some(mtu) = self.world.path_mtu(socket, to)
                 {
                     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
                     self.gateway.session_failed(session, SessionError::TooLong(mtu));
                 }
             }),
-            End::Published(forward, Client { address, asked }) => match (self.forwards.socket(*forward), asked) {
-                (Some(fd), Some(asked)) => pktinfo::send(fd, payload, *address, *asked),
-                (Some(fd), None) => sendto(fd, payload, SendFlags::NOSIGNAL, address).map(drop),
+            End::Published(forward, Client { address, asked }) => match self.forwards.socket(*forward) {
+                Some(listener) => self.world.send_to(listener, payload, *address, *asked),
                 // It was unexposed; its sessions end with their silence.
-                (None, _) => Ok(()),
+                None => Ok(()),
             },
         }
     }
@@ -156,11 +142,11 @@ impl Worker {
             return;
         }
         socket.uplink = uplink;
-        let End::Own(old) = &socket.end else { return };
-        let before = source(old);
+        let End::Own(old) = &mut socket.end else { return };
+        let before = self.world.source_address(old);
         // Where there is no way at all now, the next change is waited for.
-        if let Ok(new) = connected(kind, to)
-            && source(&new) != before
+        if let Ok(mut new) = self.world.talk(kind, to)
+            && self.world.source_address(&mut new) != before
         {
             self.replace_socket(session, new);
         }
@@ -168,17 +154,17 @@ impl Worker {
 
     /// After an error that another socket may not have; true if there is one now.
     fn try_another(&mut self, session: SessionId, kind: Kind, to: SocketAddr) -> bool {
-        let now = self.clock.now();
+        let now = self.world.now();
         let Some(socket) = self.sessions.get_mut(session.index()).and_then(Option::as_mut) else { return false };
         if !matches!(socket.end, End::Own(_)) || socket.tried.is_some_and(|tried| now.since(tried) < RETRY) {
             return false;
         }
         socket.tried = Some(now);
-        connected(kind, to).is_ok_and(|new| self.replace_socket(session, new))
+        self.world.talk(kind, to).is_ok_and(|new| self.replace_socket(session, new))
     }
 
-    fn replace_socket(&mut self, session: SessionId, new: OwnedFd) -> bool {
-        if self.poller.watch(&new, Source::Session(session)).is_err() {
+    fn replace_socket(&mut self, session: SessionId, mut new: W::Datagrams) -> bool {
+        if self.world.watch_datagrams(&mut new, Source::Session(session)).is_err() {
             return false;
         }
         if let Some(socket) = self.sessions.get_mut(session.index()).and_then(Option::as_mut) {
@@ -189,30 +175,11 @@ impl Worker {
         true
     }
 
-    fn open_socket(&self, session: SessionId, kind: Kind, to: SocketAddr) -> io::Result<OwnedFd> {
-        let fd = connected(kind, to)?;
-        self.poller.watch(&fd, Source::Session(session))?;
-        Ok(fd)
+    fn open_socket(&mut self, session: SessionId, kind: Kind, to: SocketAddr) -> Result<W::Datagrams, Errno> {
+        let mut socket = self.world.talk(kind, to)?;
+        self.world.watch_datagrams(&mut socket, Source::Session(session))?;
+        Ok(socket)
     }
-}
-
-/// A socket that talks to one peer.
-fn connected(kind: Kind, to: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let protocol = match kind {
-        Kind::Udp => None,
-        // Without privileges where `net.ipv4.ping_group_range` allows it, which is for both families.
-        Kind::Ping if to.is_ipv6() => Some(ipproto::ICMPV6),
-        Kind::Ping => Some(ipproto::ICMP),
-    };
-    let fd = socket_with(family, SocketType::DGRAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, protocol)?;
-    connect(&fd, &to)?;
-    Ok(fd)
-}
-
-/// The address that a socket sends from.
-fn source(fd: &OwnedFd) -> Option<IpAddr> {
-    getsockname(fd).ok().and_then(|any| SocketAddr::try_from(any).ok()).map(|address| address.ip())
 }
 
 /// Whether an error may come of an address or a way out that are no longer there.
@@ -223,19 +190,19 @@ fn is_about_the_way_out(errno: Errno) -> bool {
     )
 }
 
-impl Worker {
+impl<W: World> Host<W> {
     /// Whether a session is known here.
     pub(super) fn has_session(&self, session: SessionId) -> bool {
         self.sessions.get(session.index()).and_then(Option::as_ref).is_some_and(|socket| socket.session == session)
     }
 
     /// The world's end of a session.
-    pub(super) fn end_of(&self, session: SessionId) -> Option<&End> {
+    pub(super) fn end_of(&self, session: SessionId) -> Option<&End<W>> {
         let socket = self.sessions.get(session.index())?.as_ref()?;
         (socket.session == session).then_some(&socket.end)
     }
 
-    fn add_session(&mut self, session: SessionId, end: End) {
+    fn add_session(&mut self, session: SessionId, end: End<W>) {
         let index = session.index();
         // Another one that was evicted for it, and of which the gateway has yet to tell.
         if let Some(old) = self.sessions.get(index).and_then(Option::as_ref).map(|socket| socket.session)
@@ -267,21 +234,21 @@ impl Worker {
                 break;
             }
             work += turns::DATAGRAM;
-            let socket = self.sessions.get(session.index()).and_then(Option::as_ref);
-            let Some(SessionSocket { end: End::Own(fd), hop_limit, .. }) =
+            let socket = self.sessions.get_mut(session.index()).and_then(Option::as_mut);
+            let Some(SessionSocket { end: End::Own(socket), hop_limit, .. }) =
                 socket.filter(|socket| socket.session == session)
             else {
                 more = false;
                 break;
             };
-            match recv(fd, &mut buffer[..], RecvFlags::empty()) {
-                Ok((n, _)) => self.gateway.handle_datagram(now, session, &buffer[..n]),
+            match self.world.receive(socket, &mut buffer) {
+                Ok(n) => self.gateway.handle_datagram(now, session, &buffer[..n]),
                 Err(Errno::AGAIN) => {
                     more = false;
                     break;
                 }
                 Err(Errno::INTR) => {}
-                Err(errno) if is_shortage(errno) => {
+                Err(errno) if errno.is_shortage() => {
                     self.retry(now, Source::Session(session));
                     more = false;
                     break;
@@ -289,7 +256,7 @@ impl Worker {
                 // What the world said about an earlier datagram; it is said once.
                 Err(errno) => {
                     let on_the_way = hop_limit.heard && errno == Errno::HOSTUNREACH;
-                    let routers = if hop_limit.heard { routers(fd) } else { Vec::new() };
+                    let routers = if hop_limit.heard { routers(&mut self.world, socket) } else { Vec::new() };
                     let expired = !routers.is_empty();
                     for complaint in routers {
                         self.gateway.session_expired(session, complaint.from, &complaint.quoted);
@@ -321,26 +288,12 @@ impl Worker {
     }
 }
 
-impl HopLimit {
-    fn set(&mut self, fd: &OwnedFd, ipv6: bool, hop_limit: u8) {
-        // What the kernel does not take changes nothing: the datagram goes as far as it goes.
-        let _ = match ipv6 {
-            true => sockopt::set_ipv6_unicast_hops(fd, Some(hop_limit)),
-            false => sockopt::set_ip_ttl(fd, hop_limit.into()),
-        };
-        self.set = hop_limit;
-        if hop_limit <= SHORT && !self.heard {
-            self.heard = errqueue::enable(fd, ipv6).is_ok();
-        }
-    }
-}
-
 /// The routers that have dropped datagrams of a socket because these had passed as many links as they may: those whose ICMP message
 /// is `Time Exceeded`.
-fn routers(fd: &OwnedFd) -> Vec<errqueue::Complaint> {
+fn routers<W: World>(world: &mut W, socket: &mut W::Datagrams) -> Vec<Complaint> {
     let mut routers = Vec::new();
     for _ in 0..COMPLAINTS {
-        match errqueue::take(fd) {
+        match world.complaint(socket) {
             Ok(Some(complaint)) if complaint.kind == if complaint.from.is_ipv4() { 11 } else { 3 } => {
                 routers.push(complaint)
             }
