@@ -181,6 +181,47 @@ fn a_probe_that_takes_the_end_with_it_is_the_last() {
     assert!(toll.frames == 0 && toll.wakes <= 3, "{puppet:?}");
 }
 
+/// A driver has told the world of the guest's end by then, and reads no more.
+#[test]
+fn what_a_guest_says_behind_its_end_is_nobodys() {
+    let end = [Act::Say(ACK | FIN, Upto::Sent, 1000, 8), Act::Take];
+    let says = Act::Say(ACK, Upto::Sent, 1000, 16);
+    let ends = Act::Say(ACK, Upto::Sent, 1000, 0);
+    for (state, script) in [
+        ("CLOSE-WAIT", &[says, Act::Finish, ends][..]),
+        ("LAST-ACK", &[Act::Finish, Act::Say(ACK, Upto::Before, 1000, 16), ends]),
+        ("LAST-ACK, the last word", &[Act::Finish, says]),
+    ] {
+        for v6 in [false, true] {
+            let mut puppet = Puppet::new(v6, MSS);
+            puppet.open(1000);
+            for act in end {
+                puppet.act(act);
+            }
+            for act in script {
+                puppet.act(*act);
+                let left = puppet.flow.and_then(|flow| puppet.gateway.status(flow)).map_or(0, |status| status.received);
+                assert_eq!(left, 0, "{state} {act:?} {puppet:?}");
+            }
+            assert_eq!(puppet.flow, None, "{state} {puppet:?}");
+        }
+    }
+    // Both have ended, the world first: CLOSING and TIME-WAIT.
+    for v6 in [false, true] {
+        for unacknowledged in [false, true] {
+            let mut puppet = Puppet::new(v6, MSS);
+            puppet.open(1000);
+            puppet.act(Act::Finish);
+            puppet.act(Act::Say(ACK | FIN, if unacknowledged { Upto::Before } else { Upto::Sent }, 1000, 8));
+            puppet.act(Act::Take);
+            puppet.act(says);
+            puppet.act(says);
+            assert_eq!(puppet.flow, None, "{puppet:?}");
+            assert_eq!(puppet.gateway.counters().tcp_flows, 0);
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Script {
     v6: bool,

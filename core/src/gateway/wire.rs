@@ -375,6 +375,25 @@ pub(super) fn payload_within(packet: &[u8], len: usize) -> usize {
     len.saturating_sub(head + usize::from(packet[head + 12] >> 4) * 4)
 }
 
+/// Most bytes of the headers of IPv4 or IPv6 and of TCP, options included.
+pub(super) const MOST_HEADERS: usize = 60 + 60;
+
+/// A packet with a TCP segment without that one's text, in `room`; as it is if there is none. No checksum is written.
+pub(super) fn without_text<'a>(packet: &'a [u8], room: &'a mut [u8; MOST_HEADERS]) -> &'a [u8] {
+    let headers = packet.len() - payload_within(packet, packet.len());
+    if headers == packet.len() {
+        return packet;
+    }
+    let bare = &mut room[..headers];
+    bare.copy_from_slice(&packet[..headers]);
+    if packet[0] >> 4 == 6 {
+        bare[4..6].copy_from_slice(&((headers - IPV6) as u16).to_be_bytes());
+    } else {
+        bare[2..4].copy_from_slice(&(headers as u16).to_be_bytes());
+    }
+    bare
+}
+
 /// The TCP segment of a packet of either family.
 pub(super) fn segment_of(packet: &[u8]) -> Option<Segment> {
     Segment::parse(packet.get(header_len(packet)..)?)

@@ -222,6 +222,21 @@ impl Flow {
             // What the guest's SYN makes the next one, should its link be gone before that is acknowledged.
             emit.last.1 = wire::sequence_numbers(packet).0.wrapping_add(1);
         }
+        let mut room = [0; wire::MOST_HEADERS];
+        let packet = match before {
+            // The guest has ended: what it says all the same is ignored (RFC 9293 section 3.10.7.4, seventh). smoltcp 0.14 takes
+            // it, and whoever reads has left.
+            State::CloseWait | State::Closing | State::LastAck | State::TimeWait => {
+                wire::without_text(packet, &mut room)
+            }
+            State::Closed
+            | State::Listen
+            | State::SynSent
+            | State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2 => packet,
+        };
         self.iface.poll_ingress_single(smol(now), &mut Wire { rx: Some(packet), emit }, &mut self.sockets);
         self.last = emit.last;
         if self.first != FirstSegment::Answered {
