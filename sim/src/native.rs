@@ -1,25 +1,20 @@
-//! nitrotap's gateway on the host: the shipped machine of [`nitrotap_core::gateway`], driven in virtual time as the
-//! daemon's data thread drives it.
+//! nitrotap's gateway on the host: the data thread as it ships ([`nitrotap_core::drive::host`]), in virtual time.
 //!
 //! ```text
-//!   connect ── orders ──▶ drive ──▶ Gateway        one thread: a batch of frames in, what changed, a batch out
-//!   listen  ──            │  │
-//!                     link   relay                 a stream of frames; a stream of the world
+//!   connect ── requests ──▶ Host ──▶ Gateway      one thread, core's: what is ready, then everything that it has made due
+//!                            │
+//!                          world                  modelled sockets, what calls cost, what invariants look at
 //! ```
-//! Nothing here waits for a write. A link that takes nothing keeps its queue, a stream of the world that takes nothing
-//! leaves the bytes in the connection's buffer, and everybody else goes on. DNS and UDP are not modelled: a question is
-//! refused, and so is a datagram.
+//! DNS and UDP are not modelled: a question is refused, and so is a datagram.
 
 mod connect;
-mod dial;
-mod drive;
-mod link;
-mod ready;
-mod relay;
+mod epoll;
+mod socket;
 mod verify;
+mod world;
 
 use crate::{
-    check::Audit,
+    check::{Audit, Invariant},
     cpu::Process,
     group::Group,
     gvproxy::{CONNECT_PORT, Exposed, Foul, GATEWAY, GATEWAY_MAC, HOST, Resolve},
@@ -30,19 +25,23 @@ use crate::{
     time::Clock,
     trace::Trace,
 };
-use nitrotap_core::gateway::{Config as GatewayConfig, Counters, Gateway, Pin, policy::PolicyConfig};
-use std::{
-    cell::{Cell, RefCell},
-    io,
-    rc::Rc,
+use nitrotap_core::{
+    drive::{
+        self,
+        host::{Host as Engine, Request},
+    },
+    gateway::{Config as GatewayConfig, Counters, Gateway, Pin, policy::PolicyConfig},
 };
+use std::{cell::Cell, io, rc::Rc};
 
 /// A running gateway, as seen from outside; clones are handles.
 #[derive(Clone)]
 pub(crate) struct Native(Rc<Seen>);
 
 struct Seen {
-    gateway: Rc<RefCell<Gateway>>,
+    counters: Cell<Counters>,
+    /// Bytes of TCP buffers that may be promised in all.
+    memory: usize,
     /// The most bytes that have waited for a link at the end of a turn.
     fullest: Cell<usize>,
     /// Turns that a timer began and in which nothing was done.
@@ -50,7 +49,15 @@ struct Seen {
     /// Connections of the world that the driver holds.
     streams: Cell<usize>,
     links: Cell<usize>,
-    orders: Orders<drive::Order>,
+    orders: Orders<Order>,
+}
+
+/// What others ask of the thread.
+enum Order {
+    /// What the daemon's control side would ask.
+    Request(Request<world::Outside>),
+    /// Bytes for every link that are none of the gateway's.
+    Fault(Vec<u8>, Foul),
 }
 
 /// What a gateway is started with.
@@ -99,21 +106,16 @@ impl Native {
             ..GatewayConfig::default()
         })
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let this = Self(Rc::new(Seen {
-            gateway: Rc::new(RefCell::new(gateway)),
+        let seen = Rc::new(Seen {
+            counters: Cell::default(),
+            memory: gateway.config().memory,
             fullest: Cell::default(),
             idle_turns: Cell::default(),
             streams: Cell::default(),
             links: Cell::default(),
             orders: Orders::default(),
-        }));
-        let listener = config.net.listen(CONNECT_PORT)?;
-        group.spawn(connect::serve(listener, config.clock, this.0.orders.clone(), group.clone()));
-        for exposed in config.exposed {
-            let listener = config.net.listen(exposed.port)?;
-            group.spawn(connect::publish(listener, exposed.to, this.0.orders.clone()));
-        }
-        let host = Host {
+        });
+        let host = Rc::new(Host {
             net: config.net,
             clock: config.clock,
             trace: config.trace,
@@ -123,19 +125,31 @@ impl Native {
             process: config.process,
             mtu: config.mtu,
             resolve: config.resolve,
-        };
-        group.spawn(drive::Driver::new(host, this.clone()).run());
-        Ok(this)
+        });
+        let listener = host.net.listen(CONNECT_PORT)?;
+        group.spawn(connect::serve(listener, host.clone(), seen.orders.clone(), group.clone()));
+        for exposed in config.exposed {
+            connect::publish(exposed, &seen.orders)
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no port of TCP"))?;
+        }
+        let (clock, audit) = (host.clock, host.audit.clone());
+        let outside = world::Outside::new(host, seen.clone(), seen.orders.clone());
+        let engine = Engine::new(outside, gateway, drive::host::Config { flow_rate: None, max_forwards: 1024 });
+        group.spawn(async move {
+            let ended = engine.run().await;
+            audit.fail(clock.now(), Invariant::Progress, format!("the gateway's thread has ended: {ended:?}"));
+        });
+        Ok(Self(seen))
     }
 
     /// Its counters and gauges, for invariants.
     pub(crate) fn counters(&self) -> Counters {
-        self.0.gateway.borrow().counters()
+        self.0.counters.get()
     }
 
     /// Bytes of TCP buffers that it may promise in all.
     pub(crate) fn memory(&self) -> usize {
-        self.0.gateway.borrow().config().memory
+        self.0.memory
     }
 
     /// The most bytes that ever waited for a link.
@@ -160,7 +174,7 @@ impl Native {
 
     /// Puts bytes on every frame stream, between two frames, that are none of the gateway's.
     pub(crate) fn inject(&self, bytes: Vec<u8>, foul: Foul) {
-        self.0.orders.send(drive::Order::Fault(bytes, foul));
+        self.0.orders.send(Order::Fault(bytes, foul));
     }
 
     /// Ends every frame stream inside a frame.

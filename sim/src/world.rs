@@ -91,7 +91,7 @@ impl WorldConfig {
             quirks: Quirks::V0_8_1,
             host_buffer: HOST_BUFFER,
             mtu: 1500,
-            offload: false,
+            offload: true,
             pool: Limits::default(),
             fragment: false,
             shuffle: false,

@@ -94,6 +94,9 @@ struct Stopped;
 /// Bytes asked of the stream at a time: a second-level cache holds them until they are in the TAP.
 pub const READ_SIZE: usize = 64 << 10;
 
+/// How long a busy stream is left alone by default.
+pub const RX_PAUSE: Duration = Duration::from_micros(100);
+
 impl<W: World> Loop<W> {
     /// A loop without a stream. `offload` says that the TAP has `IFF_VNET_HDR`, `single` that one frame is read at a time.
     pub const fn new(world: W, machine: Ingress, offload: bool, single: bool) -> Self {

@@ -97,7 +97,7 @@ pub(crate) struct Args {
     /// While much arrives frame by frame, wait up to so many microseconds before a read of the stream, so that it brings
     /// many frames (ethtool calls it rx-usecs); 0 for never. A transfer's first millisecond, and whatever comes now
     /// and then, never wait; where waiting makes nothing better, it ends. No matter with --frame-loop single
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    #[arg(long, value_name = "N", default_value_t = RX_USECS, value_parser = clap::value_parser!(u16).range(0..=1000))]
     rx_usecs: u16,
 
     /// Time that requests in progress, and then the app, get to end after SIGTERM or SIGINT
@@ -189,7 +189,10 @@ async fn linger() {
     }
 }
 
-/// Longest wait for that; a peer that does not acknowledge in this time is not there.
+/// How long a busy stream is left alone by default, in microseconds.
+const RX_USECS: u16 = nitrotap_core::drive::ingress::RX_PAUSE.as_micros() as u16;
+
+/// Longest wait until TCP connections are finished; a peer that does not acknowledge in this time is not there.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How long the app waits for the first link. A host that is there answers in a tenth of a second.

@@ -40,14 +40,16 @@ impl World for Outside {
     type Stream = FrameStream;
 
     fn read_tap(&mut self, frame: &mut [u8]) -> Result<usize, Errno> {
-        let read = self.enclave.tap.read().ok_or(Errno::AGAIN)?;
-        frame[..read.len()].copy_from_slice(&read);
-        self.thread.owe(self.enclave.costs.tap_read.cost(read.len()));
-        Ok(read.len())
+        self.read_tap_offloaded(&mut [0; VNET_LEN], frame)
     }
 
-    fn read_tap_offloaded(&mut self, _header: &mut [u8; VNET_LEN], frame: &mut [u8]) -> Result<usize, Errno> {
-        self.read_tap(frame)
+    fn read_tap_offloaded(&mut self, header: &mut [u8; VNET_LEN], frame: &mut [u8]) -> Result<usize, Errno> {
+        let packet = self.enclave.tap.read_packet().ok_or(Errno::AGAIN)?;
+        let len = packet.bytes.len();
+        frame[..len].copy_from_slice(&packet.bytes);
+        *header = packet.header;
+        self.thread.owe(self.enclave.costs.tap_read.cost(len));
+        Ok(len)
     }
 
     fn write(&mut self, stream: &FrameStream, bytes: &[u8]) -> Result<usize, Errno> {
@@ -65,6 +67,9 @@ impl World for Outside {
     }
 
     fn publish(&mut self, counters: &EgressCounters) {
+        // What was cut out of super-frames costs its share, each piece that of a full frame.
+        let cut = counters.segments - self.counters.get().segments;
+        self.thread.owe(cut * self.enclave.costs.segment.cost(self.enclave.mtu.into()));
         self.counters.set(*counters);
     }
 

@@ -3,6 +3,7 @@
 //! Whatever the stream gave must have been given to the TAP, in whatever packets, before the thread waits.
 
 use super::{Enclave, events::Events, stream::FrameStream, thread, thread::Thread};
+use crate::stack::{comparable, split};
 use crate::{carver::Carver, check::Invariant, cpu::Process, mailbox::Orders, time::Instant, trace::hash_bytes};
 use nitrotap_core::{
     drive::{
@@ -39,17 +40,21 @@ impl Outside {
 
     /// Bytes that are for the TAP.
     fn note(&mut self, bytes: &[u8]) {
-        let Self { carver, due, .. } = self;
+        let Self { carver, due, enclave, thread, .. } = self;
+        let joins = enclave.tap.has_headers();
         carver.take(bytes, |frame| {
             if frame.len() >= MIN_FRAME {
-                *due.entry(hash_bytes(0, frame)).or_default() += 1;
+                *due.entry(identity(frame)).or_default() += 1;
+            }
+            if joins {
+                thread.owe(enclave.costs.join.cost(frame.len()));
             }
         });
     }
 
     /// A frame that the TAP gets.
     fn delivered(&mut self, frame: &[u8]) {
-        let hash = hash_bytes(0, frame);
+        let hash = identity(frame);
         let was_due = match self.due.get_mut(&hash) {
             Some(count) => {
                 *count -= 1;
@@ -73,6 +78,11 @@ impl Outside {
     }
 }
 
+/// What joining and cutting leave of a frame as it was.
+fn identity(frame: &[u8]) -> u64 {
+    hash_bytes(0, &comparable(frame))
+}
+
 impl World for Outside {
     type Stream = FrameStream;
 
@@ -93,7 +103,17 @@ impl World for Outside {
     }
 
     fn write_tap_offloaded(&mut self, packet: &Packet<'_>) -> Result<(), Errno> {
-        self.write_tap(&packet.pieces().collect::<Vec<_>>().concat())
+        let bytes = packet.pieces().collect::<Vec<_>>().concat();
+        self.thread.owe(self.enclave.costs.tap_write.cost(bytes.len()));
+        match split(&packet.header, &bytes) {
+            Ok(frames) => frames.iter().for_each(|frame| self.delivered(frame)),
+            Err(refused) => self.enclave.audit.fail(
+                self.enclave.clock.now(),
+                Invariant::Frames,
+                format!("the TAP got a packet that Linux refuses: {refused:?}"),
+            ),
+        }
+        self.enclave.kernel.handle_packet(&packet.header, &bytes).map_err(|_| Errno::INVAL)
     }
 
     fn now(&self) -> Instant {

@@ -21,6 +21,7 @@ use nitrotap_core::{
         link::{News, Notice, World},
     },
     link::{Config, DialFailure, Link, LinkCounters, State, Status},
+    offload::Merge,
     tap::{Egress, EgressCounters, Ingress, IngressCounters},
 };
 use std::{
@@ -86,15 +87,23 @@ impl Nitrotap {
         let mtu = enclave.mtu;
         let tap = (config.mac, config.address.into());
 
-        let machine = Egress::new(mtu, drive::egress::batch(mtu));
+        let headers = enclave.tap.has_headers();
+        let mut machine = Egress::new(mtu, drive::egress::batch(mtu));
+        if headers {
+            machine = machine.with_offload(false);
+        }
         let outside =
             egress::Outside::new(enclave.clone(), out, egress_orders.clone(), events.clone(), seen.egress.clone());
-        group.spawn(drive::egress::Loop::new(outside, machine, false, egress::MAX_WRITE).run());
+        group.spawn(drive::egress::Loop::new(outside, machine, headers, egress::MAX_WRITE).run());
 
-        let machine = Ingress::new(mtu, config.mac, drive::ingress::READ_SIZE);
+        let mut machine =
+            Ingress::new(mtu, config.mac, drive::ingress::READ_SIZE).with_moderation(drive::ingress::RX_PAUSE);
+        if headers {
+            machine = machine.with_offload(Merge { tcp: true, udp: true });
+        }
         let outside =
             ingress::Outside::new(enclave.clone(), inn, ingress_orders.clone(), events.clone(), seen.ingress.clone());
-        group.spawn(drive::ingress::Loop::new(outside, machine, false, false).run());
+        group.spawn(drive::ingress::Loop::new(outside, machine, headers, false).run());
 
         let outside = Outside {
             enclave,

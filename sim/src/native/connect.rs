@@ -1,36 +1,54 @@
 //! The control side: `/connect` of links, and published ports. What it has made goes to the data thread.
 
-use super::drive::Order;
+use super::{Host, Order, socket::Socket, tenant};
 use crate::{
     group::Group,
-    gvproxy::{READ_TIMEOUT, read_request},
+    gvproxy::{ENCLAVE, Exposed, READ_TIMEOUT, read_request},
     mailbox::Orders,
     stream::Listener,
-    time::Clock,
+};
+use nitrotap_core::{
+    drive::host::{Attach, ExposeError, Forward, LinkKind, Local, Request, Who},
+    frame::Framing,
+};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
 };
 
 /// Takes links: the request is not answered, as gvproxy does not answer it, but whatever came with it counts.
-pub(super) async fn serve(listener: Listener, clock: Clock, orders: Orders<Order>, group: Group) {
+pub(super) async fn serve(listener: Listener, host: Rc<Host>, orders: Orders<Order>, group: Group) {
     loop {
         let stream = listener.accept().await;
-        let orders = orders.clone();
+        let (orders, host) = (orders.clone(), host.clone());
         group.spawn(async move {
             let early = tokio::select! {
                 biased;
                 request = read_request(&stream) => request.ok().flatten(),
-                () = clock.sleep(READ_TIMEOUT) => None,
+                () = host.clock.sleep(READ_TIMEOUT) => None,
             };
-            if let Some(early) = early {
-                orders.send(Order::Link(stream, early));
+            if let Some(received) = early {
+                let peer = stream.peer();
+                orders.send(Order::Request(Request::Attach(Box::new(Attach {
+                    stream: Socket::of_frames(stream, host),
+                    kind: LinkKind::Stream(Framing::Hyperkit),
+                    tenant: tenant(peer),
+                    peer: format!("vsock://{peer}"),
+                    received,
+                    ended: None,
+                }))));
             }
         });
     }
 }
 
-/// Takes connections of the world to a port of the enclave.
-pub(super) async fn publish(listener: Listener, to: u16, orders: Orders<Order>) {
-    loop {
-        let stream = listener.accept().await;
-        orders.send(Order::Client(stream, to));
-    }
+/// Asks for a port of the enclave to be published.
+pub(super) fn publish(Exposed { port, to }: Exposed, orders: &Orders<Order>) -> Option<()> {
+    let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, u16::try_from(port).ok()?));
+    let forward =
+        Forward { name: local.to_string(), local: Local::Tcp(local), to: (ENCLAVE, to).into(), proxy_protocol: false };
+    let told: Box<dyn FnOnce(Result<SocketAddr, ExposeError>)> =
+        Box::new(|opened| debug_assert!(opened.is_ok(), "{opened:?}"));
+    orders.send(Order::Request(Request::Expose(Who::Operator, forward, told)));
+    Some(())
 }

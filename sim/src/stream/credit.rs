@@ -123,6 +123,12 @@ impl Endpoint {
         self.reset
     }
 
+    /// Whether the peer has finished sending, whatever is still to be read.
+    #[must_use]
+    pub const fn peer_ended(&self) -> bool {
+        self.peer_shutdown & SHUTDOWN_SEND != 0
+    }
+
     /// Whether the peer has finished sending and everything of it was read.
     #[must_use]
     pub fn is_finished(&self) -> bool {

@@ -21,7 +21,7 @@ use std::{
     future::poll_fn,
     io,
     sync::{Arc, Mutex},
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
 };
 
 /// Which machine a [`Net`] belongs to.
@@ -345,10 +345,17 @@ pub struct Connect {
     stream: Option<SimStream>,
 }
 
+impl Connect {
+    /// The stream that is being made.
+    pub(crate) const fn stream(&self) -> Option<&SimStream> {
+        self.stream.as_ref()
+    }
+}
+
 impl Future for Connect {
     type Output = io::Result<SimStream>;
 
-    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(stream) = &self.stream else { return Poll::Pending };
         match stream.poll_connected(cx) {
             Poll::Pending => Poll::Pending,
@@ -374,18 +381,20 @@ pub struct Listener {
 impl Listener {
     /// The next connection.
     pub async fn accept(&self) -> SimStream {
-        poll_fn(|cx| {
-            let mut inner = lock(&self.net.0);
-            let Some(waiting) = inner.listeners.get_mut(&self.port) else { return Poll::Pending };
-            match waiting.queue.pop_front() {
-                Some(stream) => Poll::Ready(stream),
-                None => {
-                    waiting.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// [`Listener::accept`] for whoever polls many.
+    pub(crate) fn poll_accept(&self, cx: &Context<'_>) -> Poll<SimStream> {
+        let mut inner = lock(&self.net.0);
+        let Some(waiting) = inner.listeners.get_mut(&self.port) else { return Poll::Pending };
+        match waiting.queue.pop_front() {
+            Some(stream) => Poll::Ready(stream),
+            None => {
+                waiting.waker = Some(cx.waker().clone());
+                Poll::Pending
             }
-        })
-        .await
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{cpu::lock, rng};
 use std::{
-    io,
+    fmt, io,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
@@ -30,16 +30,23 @@ pub(super) struct State {
     connected: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Waits for a reset, whatever can be read or written meanwhile.
-    hangup: Option<Waker>,
+    /// Is told of everything, as `epoll` is.
+    watcher: Option<Arc<dyn Watcher>>,
     fragment: Option<Fragment>,
 }
 
 impl Conn {
     pub(super) fn new(local: Addr, peer: Addr, limits: Limits, fragment: Option<Fragment>) -> Self {
         let endpoint = Endpoint::new(local, peer, limits);
-        let state =
-            State { endpoint, blackholed: false, connected: false, reader: None, writer: None, hangup: None, fragment };
+        let state = State {
+            endpoint,
+            blackholed: false,
+            connected: false,
+            reader: None,
+            writer: None,
+            watcher: None,
+            fragment,
+        };
         Self { local, peer, state: Mutex::new(state) }
     }
 
@@ -48,11 +55,14 @@ impl Conn {
         if state.blackholed {
             return Ok(());
         }
+        let full = !state.connected || !state.endpoint.is_writable();
         if matches!(packet.op, Op::Request | Op::Response) {
             state.connected = true;
         }
+        let came = matches!(packet.op, Op::Rw | Op::Shutdown | Op::Rst);
         let result = state.endpoint.handle_packet(packet);
         state.wake();
+        state.tell(came, full);
         result
     }
 
@@ -60,6 +70,7 @@ impl Conn {
         let mut state = lock(&self.state);
         state.endpoint.vanish();
         state.wake();
+        state.tell(true, true);
     }
 
     pub(super) fn wake(&self) {
@@ -92,11 +103,50 @@ impl State {
         {
             waker.wake();
         }
-        if self.endpoint.is_reset()
-            && let Some(waker) = self.hangup.take()
-        {
-            waker.wake();
+    }
+
+    /// Tells the watcher what has changed: something came, and what was full may not be so any more.
+    fn tell(&self, came: bool, was_full: bool) {
+        if let Some(watcher) = &self.watcher {
+            let edge = self.edge();
+            watcher.edge(Edge {
+                readable: edge.readable && came,
+                writable: edge.writable && was_full,
+                hangup: edge.hangup && came,
+            });
         }
+    }
+
+    fn edge(&self) -> Edge {
+        let endpoint = &self.endpoint;
+        Edge {
+            readable: endpoint.is_readable(),
+            writable: (self.connected || endpoint.is_reset()) && endpoint.is_writable(),
+            hangup: endpoint.is_reset() || endpoint.peer_ended(),
+        }
+    }
+}
+
+/// What has happened to a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edge {
+    /// There is something to read, its end included.
+    pub(crate) readable: bool,
+    /// It takes bytes, or is connected, or is over.
+    pub(crate) writable: bool,
+    /// The peer has finished, or the stream was reset.
+    pub(crate) hangup: bool,
+}
+
+/// Who is told of a stream's edges.
+pub(crate) trait Watcher: Send + Sync {
+    /// Something has happened; it may be nothing that matters.
+    fn edge(&self, edge: Edge);
+}
+
+impl fmt::Debug for dyn Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
     }
 }
 
@@ -192,14 +242,16 @@ impl SimStream {
         Poll::Pending
     }
 
-    /// Completes when the stream has been reset: what `epoll` says unasked (`EPOLLERR`).
-    pub(crate) fn poll_reset(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Has `watcher` told of what is the case now, and of everything that happens later.
+    pub(crate) fn watch(&self, watcher: Arc<dyn Watcher>) {
         let mut state = lock(&self.0.conn.state);
-        if state.endpoint.is_reset() {
-            return Poll::Ready(());
-        }
-        state.hangup = Some(cx.waker().clone());
-        Poll::Pending
+        watcher.edge(state.edge());
+        state.watcher = Some(watcher);
+    }
+
+    /// Whether a read would give something: bytes, the end, or an error.
+    pub(crate) fn is_readable(&self) -> bool {
+        lock(&self.0.conn.state).endpoint.is_readable()
     }
 
     /// Reads some bytes; 0 at the end.
