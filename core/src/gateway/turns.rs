@@ -116,6 +116,12 @@ impl<S: Copy + Ord> Turns<S> {
         }
     }
 
+    /// How much waits.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.tenants.values().map(|tenant| tenant.waiting.len()).sum()
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {

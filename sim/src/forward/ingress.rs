@@ -2,15 +2,21 @@
 //!
 //! Whatever the stream gave must have been given to the TAP, in whatever packets, before the thread waits.
 
-use super::{Enclave, events::Events, stream::FrameStream, thread, thread::Thread};
-use crate::stack::{comparable, split};
-use crate::{carver::Carver, check::Invariant, cpu::Process, mailbox::Orders, time::Instant, trace::hash_bytes};
+use super::{
+    Enclave,
+    events::Events,
+    stream::{FrameStream, identity},
+    thread,
+    thread::Thread,
+};
+use crate::gvproxy::frames;
+use crate::stack::split;
+use crate::{check::Invariant, cpu::Process, mailbox::Orders, time::Instant};
 use nitrotap_core::{
     drive::{
         Errno, Event,
         ingress::{Order, World},
     },
-    frame::MIN_FRAME,
     tap::{IngressCounters, Packet},
 };
 use std::{cell::Cell, collections::BTreeMap, future::poll_fn, rc::Rc, time::Duration};
@@ -21,7 +27,6 @@ pub(super) struct Outside {
     orders: Orders<Order<FrameStream>>,
     events: Rc<Events>,
     counters: Rc<Cell<IngressCounters>>,
-    carver: Carver,
     /// Frames that the TAP has yet to get, and how often.
     due: BTreeMap<u64, u32>,
 }
@@ -35,21 +40,14 @@ impl Outside {
         counters: Rc<Cell<IngressCounters>>,
     ) -> Self {
         let thread = Thread::new(process, enclave.clock, enclave.costs.wake_ns);
-        Self { enclave, thread, orders, events, counters, carver: Carver::default(), due: BTreeMap::new() }
+        Self { enclave, thread, orders, events, counters, due: BTreeMap::new() }
     }
 
-    /// Bytes that are for the TAP.
-    fn note(&mut self, bytes: &[u8]) {
-        let Self { carver, due, enclave, thread, .. } = self;
-        let joins = enclave.tap.has_headers();
-        carver.take(bytes, |frame| {
-            if frame.len() >= MIN_FRAME {
-                *due.entry(identity(frame)).or_default() += 1;
-            }
-            if joins {
-                thread.owe(enclave.costs.join.cost(frame.len()));
-            }
-        });
+    /// Frames that are for the TAP.
+    fn owe(&mut self, frames: impl IntoIterator<Item = u64>) {
+        for frame in frames {
+            *self.due.entry(frame).or_default() += 1;
+        }
     }
 
     /// A frame that the TAP gets.
@@ -78,11 +76,6 @@ impl Outside {
     }
 }
 
-/// What joining and cutting leave of a frame as it was.
-fn identity(frame: &[u8]) -> u64 {
-    hash_bytes(0, &comparable(frame))
-}
-
 impl World for Outside {
     type Stream = FrameStream;
 
@@ -91,7 +84,13 @@ impl World for Outside {
         self.thread.owe(costs.ns);
         let n = stream.read(space)?;
         self.thread.owe(costs.bytes(n));
-        self.note(&space[..n]);
+        let frames = stream.claim();
+        if self.enclave.tap.has_headers() {
+            // Looking at what may be joined: the bytes of all, and each one's headers.
+            let join = self.enclave.costs.join;
+            self.thread.owe(join.ns * frames.len() as u64 + join.bytes(n));
+        }
+        self.owe(frames);
         Ok(n)
     }
 
@@ -122,9 +121,11 @@ impl World for Outside {
 
     fn take_order(&mut self) -> Option<Order<FrameStream>> {
         let order = self.orders.take()?;
-        self.carver = Carver::default();
-        if let Order::Attach { received, .. } = &order {
-            self.note(received);
+        if let Order::Attach { stream, received, .. } = &order {
+            // What the stream did not give was made to wake the kernel's connections.
+            let made = received.len().saturating_sub(stream.given());
+            self.owe(frames(&received[..made]).map(identity));
+            self.owe(stream.claim());
         }
         Some(order)
     }

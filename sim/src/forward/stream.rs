@@ -6,8 +6,10 @@
 use crate::{
     carver::Carver,
     ledger::{FrameLedger, Way},
+    stack::comparable,
     stream::SimStream,
     time::Clock,
+    trace::hash_bytes,
 };
 use nitrotap_core::{drive::Errno, frame::MIN_FRAME, link::CONNECT_REQUEST};
 use std::{
@@ -29,6 +31,10 @@ struct Inner {
     inn: RefCell<Carver>,
     /// Bytes of the request that have yet to leave; no frame leaves before.
     request: Cell<usize>,
+    /// Bytes that it has given.
+    given: Cell<usize>,
+    /// Frames that it has given, and that nobody has yet to answer for.
+    unclaimed: RefCell<Vec<u64>>,
 }
 
 impl Drop for Inner {
@@ -46,16 +52,27 @@ impl fmt::Debug for FrameStream {
 impl FrameStream {
     pub(super) fn new(stream: SimStream, clock: Clock, ledger: FrameLedger) -> Self {
         let request = Cell::new(CONNECT_REQUEST.len());
-        Self(Rc::new(Inner { stream, clock, ledger, out: RefCell::default(), inn: RefCell::default(), request }))
+        Self(Rc::new(Inner {
+            stream,
+            clock,
+            ledger,
+            out: RefCell::default(),
+            inn: RefCell::default(),
+            request,
+            given: Cell::default(),
+            unclaimed: RefCell::default(),
+        }))
     }
 
     pub(super) fn read(&self, space: &mut [u8]) -> Result<usize, Errno> {
-        let Inner { stream, clock, ledger, inn, .. } = &*self.0;
+        let Inner { stream, clock, ledger, inn, given, unclaimed, .. } = &*self.0;
         let n = stream.try_recv(space).map_err(|error| errno(&error))?;
+        given.set(given.get() + n);
         inn.borrow_mut().take(&space[..n], |frame| {
             // Shorter ones are skipped, and who sends them has no books.
             if frame.len() >= MIN_FRAME {
                 ledger.received(clock.now(), stream.local(), Way::In, frame);
+                unclaimed.borrow_mut().push(identity(frame));
             }
         });
         Ok(n)
@@ -68,6 +85,16 @@ impl FrameStream {
         request.set(request.get() - before);
         out.borrow_mut().take(&bytes[before..n], |frame| ledger.sent(stream.local(), Way::Out, frame));
         Ok(n)
+    }
+
+    /// Bytes that it has given so far.
+    pub(super) fn given(&self) -> usize {
+        self.0.given.get()
+    }
+
+    /// The frames that it has given since this was last asked.
+    pub(super) fn claim(&self) -> Vec<u64> {
+        self.0.unclaimed.take()
     }
 
     pub(super) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
@@ -92,6 +119,11 @@ impl SeenStream {
     pub(super) fn stream(&self) -> Option<SimStream> {
         self.0.upgrade().map(|inner| inner.stream.clone())
     }
+}
+
+/// What joining and cutting leave of a frame as it was.
+pub(super) fn identity(frame: &[u8]) -> u64 {
+    hash_bytes(0, &comparable(frame))
 }
 
 /// A modelled stream's error as Linux numbers it.

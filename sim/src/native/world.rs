@@ -46,6 +46,9 @@ const MOST_WORK: u64 = turns::TURN + 4 * FLIGHT;
 /// Work that one step may be at most: a turn's share of reading a link.
 const FLIGHT: u64 = 2048;
 
+/// Published ports that there are at most.
+const PORTS: u64 = 16;
+
 pub(super) struct Outside {
     host: Rc<Host>,
     seen: Rc<Seen>,
@@ -326,6 +329,10 @@ impl Control for Outside {
         seen.set(counters);
         let work = view.work();
         self.host.audit.check(now, Invariant::Bounds, work <= MOST_WORK, || format!("{work} units of work in a turn"));
+        let known = view.links() as u64 + counters.tcp_flows + counters.sessions + PORTS;
+        self.host.audit.check(now, Invariant::Bounds, view.waiting() as u64 <= known, || {
+            format!("{} wait for their turn, of {known}", view.waiting())
+        });
         self.at_once = match self.at_once {
             (at, turns) if self.by_timer && at == now => (at, turns + 1),
             _ => (now, 0),

@@ -11,6 +11,7 @@ pub struct View<'a, W: World> {
     pub(super) links: &'a BTreeMap<PortId, Link<W>>,
     pub(super) flows: &'a [Option<FlowSocket<W>>],
     pub(super) work: u64,
+    pub(super) waiting: usize,
 }
 
 impl<W: World> View<'_, W> {
@@ -30,6 +31,12 @@ impl<W: World> View<'_, W> {
     #[must_use]
     pub const fn work(&self) -> u64 {
         self.work
+    }
+
+    /// Links, connections, sessions and ports that are looked at again in the next turn.
+    #[must_use]
+    pub const fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Links that are up.
