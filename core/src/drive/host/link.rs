@@ -322,40 +322,22 @@ impl<W: World> Host<W> {
             // Between messages, where no prefix is sent, the queue has QEMU's.
             let framing = link.framing.unwrap_or(Framing::Qemu);
             link.captured = self.world.frames_out(now, port, pending, link.captured, framing);
-            let written = match &link.decoder {
-                Some(_) => {
-                    let chunk = &pending[..pending.len().min(link.max_write)];
-                    self.world.write(&mut link.stream, chunk)
-                }
-                None => match self.gateway.next_frame(port) {
-                    Some(frame) => self.world.write(&mut link.stream, frame),
-                    None => return total,
-                },
+            let (before, messages) = (pending.len(), link.decoder.is_none());
+            let written = if messages {
+                let Some(frame) = self.gateway.next_frame(port) else { return total };
+                self.world.write(&mut link.stream, frame)
+            } else {
+                self.world.write(&mut link.stream, &pending[..before.min(link.max_write)])
             };
-            match written {
-                Ok(n) => {
-                    let before = pending.len();
-                    let more = match link.decoder {
-                        Some(_) => self.gateway.consume(port, n),
-                        None => self.gateway.consume_frame(port),
-                    };
-                    let taken = before - self.gateway.pending(port).len();
-                    link.captured = link.captured.saturating_sub(taken);
-                    link.may_write = link.may_write.saturating_sub(taken);
-                    total += taken;
-                    if more {
-                        self.gateway.flush(now);
-                    }
-                }
+            let more = match written {
+                // A message that the kernel will never take goes too; without it the others go on.
+                Ok(_) | Err(Errno::MSGSIZE) if messages => self.gateway.consume_frame(port),
+                Ok(n) => self.gateway.consume(port, n),
                 Err(Errno::AGAIN) => {
                     link.writable = false;
                     return total;
                 }
-                Err(Errno::INTR) => {}
-                // A message that the kernel will never take; without it the others go on.
-                Err(Errno::MSGSIZE) if link.decoder.is_none() => {
-                    self.gateway.consume_frame(port);
-                }
+                Err(Errno::INTR) => continue,
                 // The stream is as it was: what was not taken is offered again.
                 Err(errno) if errno.is_shortage() => {
                     link.writable = false;
@@ -366,6 +348,13 @@ impl<W: World> Host<W> {
                     self.link_lost(port, &errno.to_string());
                     return total;
                 }
+            };
+            let taken = before - self.gateway.pending(port).len();
+            link.captured = link.captured.saturating_sub(taken);
+            link.may_write = link.may_write.saturating_sub(taken);
+            total += taken;
+            if more {
+                self.gateway.flush(now);
             }
         }
     }

@@ -3,10 +3,10 @@
 mod guest;
 mod world;
 
-use super::{Config, Forward, Local, PASSES, RETRY, Request, Who};
+use super::{Config, Forward, LinkKind, Local, PASSES, RETRY, Request, Who};
 use crate::{drive::Errno, gateway::turns};
 use core::time::Duration;
-use guest::{Lab, attach, datagram, framed, pattern, port_of_guest};
+use guest::{Lab, attach, attach_as, broadcast, datagram, framed, pattern, port_of_guest};
 use smoltcp::socket::tcp;
 use std::{cell::RefCell, rc::Rc};
 use world::Done;
@@ -247,6 +247,9 @@ fn news_of_a_connection_that_is_over_are_not_taken_for_the_next_one() {
         lab.step();
     }
     assert_eq!(lab.guest(handle).state(), tcp::State::SynSent);
+    let stream = *lab.world().dialed.last().unwrap();
+    lab.world().tell_of(stream, false, true, false);
+    lab.until("the answer", |lab| lab.guest(handle).state() == tcp::State::Established);
 }
 
 #[test]
@@ -299,6 +302,28 @@ fn a_published_port_tells_who_comes_and_waits_where_descriptors_are_used_up() {
     });
     assert_eq!(got[..12], *b"\r\n\r\n\0\r\nQUIT\n");
     assert_eq!(got.len(), 16 + 12 + 7);
+}
+
+#[test]
+fn a_message_that_is_too_long_is_left_out_and_each_frame_is_shown_once() {
+    let mut lab = Lab::new();
+    let (link, stream) = (lab.link, lab.world().stream());
+    lab.world().requests.push_back(attach_as(LinkKind::Messages, stream, Vec::new(), Rc::default()));
+    lab.rest();
+    let port = *lab.host.links.keys().last().unwrap();
+    lab.world().ends[stream].output.clear();
+    lab.world().shown.clear();
+    lab.world().ends[stream].write_errors.push_back(Errno::MSGSIZE);
+    let frames = [&[1; 200][..], &[2; 300], &[3; 400]].map(broadcast);
+    let bytes: Vec<u8> = frames[..2].iter().flat_map(|frame| framed(frame)).collect();
+    lab.world().arrive(link, &bytes);
+    lab.rest();
+    assert_eq!(lab.world().ends[stream].output, frames[1]);
+    lab.world().arrive(link, &framed(&frames[2]));
+    lab.rest();
+    assert_eq!(lab.world().ends[stream].output, frames[1..].concat());
+    let shown: Vec<_> = lab.world().shown.iter().filter(|shown| shown.0 == port).map(|shown| &shown.1[..]).collect();
+    assert!(shown == frames, "{:?}", shown.iter().map(|frame| frame.len()).collect::<Vec<_>>());
 }
 
 #[test]

@@ -44,3 +44,15 @@ impl<W: World> Host<W> {
         self.world.may_send_packets(to.is_ipv6()) && self.refusals.take(now, 1) && self.world.send_packet(&packet, to)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_askers_is_told_a_few_times_at_once() {
+        let mut rate = rate();
+        let told = (0..1000).filter(|_| rate.take(Instant::ZERO, 1)).count() as u64;
+        assert!(told > 0 && told <= RATE.1, "{told}");
+    }
+}

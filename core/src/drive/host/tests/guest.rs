@@ -231,8 +231,16 @@ impl Lab {
 }
 
 pub(super) fn attach(stream: usize, received: Vec<u8>, ended: Rc<RefCell<Option<()>>>) -> Request<Fake> {
+    attach_as(LinkKind::Stream(Framing::Hyperkit), stream, received, ended)
+}
+
+pub(super) fn attach_as(
+    kind: LinkKind,
+    stream: usize,
+    received: Vec<u8>,
+    ended: Rc<RefCell<Option<()>>>,
+) -> Request<Fake> {
     let peer = "vsock://16:1".to_owned();
-    let kind = LinkKind::Stream(Framing::Hyperkit);
     Request::Attach(Box::new(Attach { stream, kind, tenant: TENANT, peer, received, ended: Some(ended) }))
 }
 
@@ -244,21 +252,29 @@ pub(super) fn framed(frame: &[u8]) -> Vec<u8> {
 
 /// A datagram of the guest for the world.
 pub(super) fn datagram(payload: &[u8]) -> Vec<u8> {
+    datagram_to(gateway::Config::default().gateway_mac, WORLD, payload)
+}
+
+/// A datagram of the guest for all enclaves.
+pub(super) fn broadcast(payload: &[u8]) -> Vec<u8> {
+    datagram_to([0xff; 6], Ipv4Addr::new(192, 168, 127, 255), payload)
+}
+
+fn datagram_to(mac: [u8; 6], to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let checksums = ChecksumCapabilities::default();
     let udp = UdpRepr { src_port: 4000, dst_port: 4000 };
     let len = udp.header_len() + payload.len();
-    let ip =
-        Ipv4Repr { src_addr: GUEST, dst_addr: WORLD, next_header: IpProtocol::Udp, payload_len: len, hop_limit: 64 };
+    let ip = Ipv4Repr { src_addr: GUEST, dst_addr: to, next_header: IpProtocol::Udp, payload_len: len, hop_limit: 64 };
     let ethernet = EthernetRepr {
         src_addr: EthernetAddress(MAC),
-        dst_addr: EthernetAddress(gateway::Config::default().gateway_mac),
+        dst_addr: EthernetAddress(mac),
         ethertype: EthernetProtocol::Ipv4,
     };
     let mut frame = vec![0; 14 + 20 + len];
     ethernet.emit(&mut EthernetFrame::new_unchecked(&mut frame));
     ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &checksums);
     let fill = |space: &mut [u8]| space.copy_from_slice(payload);
-    let (from, to) = (IpAddr::V4(GUEST).into(), IpAddr::V4(WORLD).into());
+    let (from, to) = (IpAddr::V4(GUEST).into(), IpAddr::V4(to).into());
     udp.emit(&mut UdpPacket::new_unchecked(&mut frame[34..]), &from, &to, payload.len(), fill, &checksums);
     frame
 }

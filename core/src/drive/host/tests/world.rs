@@ -8,6 +8,7 @@ use crate::{
             Watch, World,
         },
     },
+    frame::Framing,
     gateway::{Kind, PortId, Target, publishing::Asker},
     time::Instant,
 };
@@ -72,6 +73,8 @@ pub(super) struct Fake {
     pub(super) ports: Vec<Port>,
     pub(super) done: Vec<Done>,
     pub(super) told: Vec<String>,
+    /// Frames that were shown before they were offered to a link.
+    pub(super) shown: Vec<(PortId, Vec<u8>)>,
     /// How long the last wait might have been.
     pub(super) timeout: Option<Duration>,
     /// What one call of `elapse` takes.
@@ -361,5 +364,13 @@ impl Control for Fake {
 impl Watch for Fake {
     fn frame_in(&mut self, _: Instant, _: PortId, _: &[u8]) {
         self.done.push(Done::Frame);
+    }
+
+    fn frames_out(&mut self, _: Instant, port: PortId, pending: &[u8], mut seen: usize, framing: Framing) -> usize {
+        while let Some((frame, len)) = pending.get(seen..).and_then(|rest| framing.split(rest)) {
+            self.shown.push((port, frame.to_vec()));
+            seen += len;
+        }
+        seen
     }
 }
