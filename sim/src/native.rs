@@ -72,6 +72,8 @@ pub(crate) struct Config {
     pub(crate) mtu: u16,
     /// Bytes of the largest TCP buffer.
     pub(crate) largest_buffer: usize,
+    /// Bytes per second and direction that one connection may move.
+    pub(crate) flow_rate: Option<u64>,
     pub(crate) seed: u64,
     pub(crate) exposed: Vec<Exposed>,
     pub(crate) resolve: Resolve,
@@ -134,7 +136,7 @@ impl Native {
         }
         let (clock, audit) = (host.clock, host.audit.clone());
         let outside = world::Outside::new(host, seen.clone(), seen.orders.clone());
-        let engine = Engine::new(outside, gateway, drive::host::Config { flow_rate: None, max_forwards: 1024 });
+        let engine = Engine::new(outside, gateway, drive::host::Config { flow_rate: config.flow_rate, max_forwards: 1024 });
         group.spawn(async move {
             let ended = engine.run().await;
             audit.fail(clock.now(), Invariant::Progress, format!("the gateway's thread has ended: {ended:?}"));

@@ -63,6 +63,8 @@ pub struct WorldConfig {
     pub quirks: Quirks,
     /// Bytes of the largest TCP buffer of nitrotap's gateway.
     pub host_buffer: usize,
+    /// Bytes per second and direction that a connection through nitrotap's gateway may move.
+    pub flow_rate: Option<u64>,
     /// IP MTU of the virtual network.
     pub mtu: u16,
     /// Whether nitrotap's TAP comes with virtio-net headers: the enclave's kernel then leaves checksums and segmentation
@@ -90,6 +92,7 @@ impl WorldConfig {
             seed,
             quirks: Quirks::V0_8_1,
             host_buffer: HOST_BUFFER,
+            flow_rate: None,
             mtu: 1500,
             offload: true,
             pool: Limits::default(),

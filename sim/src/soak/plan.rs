@@ -31,6 +31,9 @@ pub struct Plan {
     /// Bytes of the largest TCP buffer of nitrotap's gateway.
     #[serde(default = "shipped_buffer", skip_serializing_if = "is_shipped_buffer")]
     pub host_buffer: usize,
+    /// Bytes per second and direction that a connection through nitrotap's gateway may move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow_rate: Option<u64>,
     /// Longest time that an upstream connection of the reverse proxy stays idle, in milliseconds.
     pub idle_timeout_ms: u64,
     /// Longest time that the app keeps an idle connection, in milliseconds.
@@ -187,6 +190,7 @@ impl Plan {
             txqueuelen: if full { *pick(&mut rng, &[32, 64, 1000]) } else { 1000 },
             tcp_buffer: *pick(&mut rng, &[4096, 16_384, 65_536, 262_144]),
             host_buffer: shipped_buffer(),
+            flow_rate: None,
             idle_timeout_ms: *pick(&mut rng, &[1_000, 5_000, 60_000]),
             app_idle_ms: *pick(&mut rng, &[500, 3_000, 20_000, 90_000]),
             loads: Vec::new(),
@@ -248,6 +252,9 @@ impl Plan {
             let transfer = Transfer { max_bytes: 1_500_000, half_close: true, server_first: false, slow_reader: false };
             let kind = LoadKind::EchoIn(transfer);
             self.loads.push(Load { id, clients: 4, start_ms: rng.u64(0..5_000), think_ms: 2_000, kind });
+        }
+        if rng.u8(0..4) == 0 {
+            self.flow_rate = Some(rng.u64(150_000..=600_000));
         }
     }
 

@@ -250,6 +250,7 @@ impl Run {
             tick: TICK,
             quirks: plan.quirks,
             host_buffer: plan.host_buffer,
+            flow_rate: plan.flow_rate,
             mtu: plan.mtu,
             fragment: plan.fragment,
             shuffle: plan.shuffle,

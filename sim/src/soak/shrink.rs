@@ -124,6 +124,7 @@ fn plainer(state: &mut State) -> bool {
         || state.change(|plan| plan.txqueuelen = 1000)
         || state.change(|plan| plan.buf_alloc = 262_144)
         || state.change(|plan| plan.host_buffer = crate::world::HOST_BUFFER)
+        || state.change(|plan| plan.flow_rate = None)
 }
 
 /// Cuts off what comes after the failure.

@@ -300,6 +300,7 @@ fn start_native(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Res
             process,
             mtu: config.mtu,
             largest_buffer: config.host_buffer,
+            flow_rate: config.flow_rate,
             // A new life has new secrets.
             seed: mix(config.seed ^ 1 ^ site.clock.now().as_nanos()),
             exposed: exposed(config),
