@@ -136,7 +136,8 @@ impl Native {
         }
         let (clock, audit) = (host.clock, host.audit.clone());
         let outside = world::Outside::new(host, seen.clone(), seen.orders.clone());
-        let engine = Engine::new(outside, gateway, drive::host::Config { flow_rate: config.flow_rate, max_forwards: 1024 });
+        let engine =
+            Engine::new(outside, gateway, drive::host::Config { flow_rate: config.flow_rate, max_forwards: 1024 });
         group.spawn(async move {
             let ended = engine.run().await;
             audit.fail(clock.now(), Invariant::Progress, format!("the gateway's thread has ended: {ended:?}"));

@@ -222,22 +222,11 @@ impl Flow {
             // What the guest's SYN makes the next one, should its link be gone before that is acknowledged.
             emit.last.1 = wire::sequence_numbers(packet).0.wrapping_add(1);
         }
-        let mut room = [0; wire::MOST_HEADERS];
-        let packet = match before {
-            // The guest has ended: what it says all the same is ignored (RFC 9293 section 3.10.7.4, seventh). smoltcp 0.14 takes
-            // it, and whoever reads has left.
-            State::CloseWait | State::Closing | State::LastAck | State::TimeWait => {
-                wire::without_text(packet, &mut room)
-            }
-            State::Closed
-            | State::Listen
-            | State::SynSent
-            | State::SynReceived
-            | State::Established
-            | State::FinWait1
-            | State::FinWait2 => packet,
-        };
-        self.iface.poll_ingress_single(smol(now), &mut Wire { rx: Some(packet), emit }, &mut self.sockets);
+        if matches!(before, State::CloseWait | State::Closing | State::LastAck | State::TimeWait) {
+            self.take_without_text(now, packet, emit);
+        } else {
+            self.take(now, packet, emit);
+        }
         self.last = emit.last;
         if self.first != FirstSegment::Answered {
             self.learn(before, packet);
@@ -245,6 +234,17 @@ impl Flow {
         if before == State::FinWait1 {
             self.leave_probing(packet);
         }
+    }
+
+    fn take(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
+        self.iface.poll_ingress_single(smol(now), &mut Wire { rx: Some(packet), emit }, &mut self.sockets);
+    }
+
+    /// The guest has ended: what it says all the same is ignored (RFC 9293 section 3.10.7.4, seventh). smoltcp 0.14 takes it, and
+    /// whoever would read it has left.
+    #[inline(never)]
+    fn take_without_text(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
+        self.take(now, wire::without_text(packet, &mut [0; wire::MOST_HEADERS]), emit);
     }
 
     /// Our end may just have been acknowledged, with a window of zero: see [`Flow::stop_probing`].
@@ -271,7 +271,7 @@ impl Flow {
         let packet = &mut packet[..wire::head(local.addr.into()) + wire::TCP];
         let (guest, to) = ((remote.addr.into(), remote.port), (local.addr.into(), local.port));
         wire::bare_segment(packet, guest, to, emit.last.1, acknowledgement, ACK, 1);
-        self.iface.poll_ingress_single(smol(now), &mut Wire { rx: Some(packet), emit }, &mut self.sockets);
+        self.take(now, packet, emit);
     }
 
     fn learn(&mut self, before: State, packet: &[u8]) {
