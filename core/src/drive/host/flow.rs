@@ -31,6 +31,8 @@ pub(super) struct FlowSocket<W: World> {
     opening: Option<u32>,
     /// What it may move out of the virtual network, and into it; `None` without a limit.
     rates: Option<Box<[TokenBucket; 2]>>,
+    /// When it may go on, if it has used up its rate.
+    throttled: Option<Instant>,
 }
 
 /// Bytes moved for one connection and direction before others get their turn.
@@ -107,6 +109,7 @@ impl<W: World> Host<W> {
             prologue,
             queued: false,
             opening: None,
+            throttled: None,
             rates: self.flow_rate.map(|rate| {
                 // A second's worth at once, and never less than a turn's share.
                 let bucket = TokenBucket::new(rate, rate.max(TURN as u64));
@@ -348,9 +351,15 @@ impl<W: World> Host<W> {
         if shortage {
             self.retry(now, Source::Flow(flow));
         }
-        if let Some(at) = settle(&mut socket.rates, [(may_give, given), (may_take, taken)]) {
-            self.throttled.insert((at, flow));
-            return Ok((given + taken, false));
+        if socket.rates.is_some() {
+            let waits = self.gateway.status(flow).map_or(0, |status| status.received) > 0;
+            let gives = waits && (socket.writable || socket.refused) && !socket.write_closed;
+            let takes = socket.readable && room > 0 && !socket.read_closed;
+            let at = settle(&mut socket.rates, [(may_give, given, gives), (may_take, taken, takes)]);
+            if let Some(before) = std::mem::replace(&mut socket.throttled, at) {
+                self.throttled.remove(&(before, flow));
+            }
+            self.throttled.extend(at.map(|at| (at, flow)));
         }
         Ok((given + taken, given >= TURN || taken >= TURN))
     }
@@ -359,6 +368,9 @@ impl<W: World> Host<W> {
         let Some(slot) = self.flows.get_mut(flow.index()) else { return };
         let Some(mut socket) = slot.take_if(|socket| socket.flow == flow) else { return };
         self.guest_answered(socket.opening);
+        if let Some(at) = socket.throttled {
+            self.throttled.remove(&(at, flow));
+        }
         if how != Closed::Finished
             && let Some(stream) = &mut socket.stream
         {
@@ -401,12 +413,12 @@ fn step(bucket: &TokenBucket) -> u64 {
     (bucket.rate() / 100).clamp(1, TURN as u64)
 }
 
-/// Gives back what was allowed and not moved; says when to go on if a direction has used up its rate.
-fn settle(rates: &mut Option<Box<[TokenBucket; 2]>>, moved: [(usize, usize); 2]) -> Option<Instant> {
+/// Gives back what was allowed and not moved; says when to go on if a direction that has more to move has used up its rate.
+fn settle(rates: &mut Option<Box<[TokenBucket; 2]>>, moved: [(usize, usize, bool); 2]) -> Option<Instant> {
     let mut again = None;
-    for (bucket, (allowed, moved)) in rates.as_mut()?.iter_mut().zip(moved) {
+    for (bucket, (allowed, moved, more)) in rates.as_mut()?.iter_mut().zip(moved) {
         bucket.give_back((allowed - moved) as u64);
-        if allowed < TURN && moved == allowed {
+        if allowed < TURN && moved == allowed && more {
             let at = bucket.ready_at(step(bucket));
             again = again.into_iter().chain(at).min();
         }

@@ -140,6 +140,33 @@ fn a_connection_that_has_used_up_its_rate_goes_on_by_itself() {
 }
 
 #[test]
+fn a_rate_that_is_used_up_wakes_nobody_while_there_is_nothing_to_move() {
+    const RATE: u64 = 1 << 20;
+    let mut lab = Lab::with(Config { flow_rate: Some(RATE), max_forwards: 0 });
+    let (handle, stream) = lab.open();
+    lab.world().arrive(stream, &pattern(RATE as usize));
+    let mut got = 0;
+    lab.until("all that may come at once", |lab| {
+        got += lab.got(handle).len();
+        got == RATE as usize
+    });
+    // It looks once whether there was more.
+    lab.until("a look", |lab| lab.host.throttled.is_empty());
+    for _ in 0..3 {
+        lab.guest(handle).send_slice(b"more of the other direction").unwrap();
+        lab.rest();
+        assert!(lab.host.throttled.is_empty(), "{:?}", lab.host.throttled);
+    }
+    // Once there is something, one entry waits for it, however often the connection is looked at.
+    lab.world().arrive(stream, &pattern(RATE as usize));
+    for _ in 0..3 {
+        lab.guest(handle).send_slice(b"more of the other direction").unwrap();
+        lab.rest();
+        assert_eq!(lab.host.throttled.len(), 1);
+    }
+}
+
+#[test]
 fn a_request_comes_before_a_frame_of_the_same_turn() {
     let mut lab = Lab::new();
     let (link, frame) = (lab.link, framed(&datagram(b"?")));
