@@ -3,7 +3,7 @@
 //! A frame that comes alone leaves at once: the batch is written as soon as the TAP would block. While there is no
 //! stream, frames are read and dropped, so that none is stale when one comes.
 //!
-//! Bounds: one batch of frames; [`TURN_FRAMES`] reads between two looks at the orders.
+//! Bounds: one batch of frames; 1,024 reads between two looks at the orders.
 
 use super::{Errno, Event};
 use crate::{
