@@ -49,6 +49,13 @@ fn the_committed_corpora_of_offload_pass() {
     passes("vnet_header", nitrotap_fuzz::vnet_header);
 }
 
+#[test]
+fn the_committed_corpora_of_the_enclaves_loops_pass() {
+    passes("loop_egress", nitrotap_fuzz::loop_egress);
+    passes("loop_ingress", nitrotap_fuzz::loop_ingress);
+    passes("loop_link", nitrotap_fuzz::loop_link);
+}
+
 fn passes(name: &str, target: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let files = nitrotap_fuzz::replay(&folder, target).expect("the corpus is readable");
