@@ -1,7 +1,7 @@
 //! Where the host is: `vsock://CID:PORT`, `unix:///PATH` or `tcp://HOST:PORT`; and how to get there.
 
 use crate::sys::vsock;
-use nitrotap_core::link::DialFailure;
+use nitrotap_core::{drive::VSOCK_WRITE_MAX, link::DialFailure};
 use rustix::io::Errno;
 use std::{fmt, io, os::fd::OwnedFd, path::PathBuf, str::FromStr};
 use tokio_vsock::{VsockAddr, VsockStream};
@@ -41,11 +41,10 @@ impl Endpoint {
 
     /// The largest write this kind of stream should see, in bytes.
     ///
-    /// 32 KiB on vsock: guest kernels with commit 6693731487a8 send larger writes as non-linear buffers, which the Nitro
-    /// hypervisor corrupts silently. Elsewhere it is as good a size as any.
+    /// On vsock [`VSOCK_WRITE_MAX`]; elsewhere it is as good a size as any.
     pub(crate) const fn max_write(&self) -> usize {
         match self {
-            Self::Vsock { .. } => 32 << 10,
+            Self::Vsock { .. } => VSOCK_WRITE_MAX,
             Self::Unix(_) | Self::Tcp(_) => 64 << 10,
         }
     }

@@ -131,7 +131,7 @@ impl Native {
         let listener = host.net.listen(CONNECT_PORT)?;
         group.spawn(connect::serve(listener, host.clone(), seen.orders.clone(), group.clone()));
         for exposed in config.exposed {
-            connect::publish(exposed, &seen.orders)
+            connect::publish(exposed, &host, &seen.orders)
                 .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no port of TCP"))?;
         }
         let (clock, audit) = (host.clock, host.audit.clone());

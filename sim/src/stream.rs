@@ -16,4 +16,4 @@ pub use credit::{Endpoint, Limits, Violation};
 pub use net::{Connect, Listener, Net, NetLimits, Role, Usage};
 pub use packet::{Addr, HEADER, Op, Packet};
 pub use socket::SimStream;
-pub(crate) use socket::{Edge, Watcher};
+pub(crate) use socket::{Edge, Watcher, errno};

@@ -314,3 +314,187 @@ impl<W: World> Loop<W> {
         self.conn = Conn::None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        drive::block,
+        link::{CONNECT_REQUEST, Config},
+    };
+    use core::net::Ipv4Addr;
+    use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+    const GATEWAY_MAC: [u8; 6] = [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd];
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
+
+    /// What was seen of a link, after it has ended.
+    #[derive(Debug, Default)]
+    struct Seen {
+        /// What each stream took.
+        written: Vec<Vec<u8>>,
+        failures: Vec<Failure>,
+        /// What the inbound loop got with each stream.
+        handed_on: Vec<Vec<u8>>,
+        detached: usize,
+    }
+
+    /// A world that answers each write as told, and says what is in `news` one after the other; deadlines come in between.
+    #[derive(Default)]
+    struct Script {
+        now: Instant,
+        seen: Rc<RefCell<Seen>>,
+        writes: VecDeque<Result<usize, Errno>>,
+        reads: VecDeque<Result<Vec<u8>, Errno>>,
+        news: VecDeque<News<usize>>,
+        streams: usize,
+        dialing: bool,
+    }
+
+    impl World for Script {
+        type Stream = usize;
+        type Shared = usize;
+
+        fn now(&self) -> Instant {
+            self.now
+        }
+
+        fn dial(&mut self) {
+            self.dialing = true;
+        }
+
+        fn forget_dial(&mut self) {
+            self.dialing = false;
+        }
+
+        fn read(&mut self, _: &usize, space: &mut [u8]) -> Result<usize, Errno> {
+            let bytes = self.reads.pop_front().unwrap_or(Err(Errno::AGAIN))?;
+            space[..bytes.len()].copy_from_slice(&bytes);
+            Ok(bytes.len())
+        }
+
+        fn write(&mut self, stream: &usize, bytes: &[u8]) -> Result<usize, Errno> {
+            let n = self.writes.pop_front().unwrap_or(Ok(usize::MAX))?.min(bytes.len());
+            self.seen.borrow_mut().written[*stream].extend_from_slice(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn share(&mut self, stream: usize) -> usize {
+            stream
+        }
+
+        fn order_egress(&mut self, order: egress::Order<usize>) {
+            if let egress::Order::Detach = order {
+                self.seen.borrow_mut().detached += 1;
+            }
+        }
+
+        fn order_ingress(&mut self, order: ingress::Order<usize>) {
+            if let ingress::Order::Attach { received, .. } = order {
+                self.seen.borrow_mut().handed_on.push(received);
+            }
+        }
+
+        fn received_for_us(&self) -> u64 {
+            0
+        }
+
+        fn open_connections(&mut self) -> Vec<(SocketAddr, SocketAddr)> {
+            Vec::new()
+        }
+
+        fn publish(&mut self, _: &LinkCounters, _: Status) {}
+
+        fn tell(&mut self, notice: Notice) {
+            if let Notice::Failed { failure, .. } = notice {
+                self.seen.borrow_mut().failures.push(failure);
+            }
+        }
+
+        async fn wait(&mut self, stream: Option<&mut usize>, deadline: Option<Instant>) -> News<usize> {
+            if std::mem::take(&mut self.dialing) {
+                self.seen.borrow_mut().written.push(Vec::new());
+                self.streams += 1;
+                return News::Dialed(Ok(self.streams - 1));
+            }
+            // The probe has left: what comes back is an answer to it.
+            let asked = stream.is_none_or(|stream| self.seen.borrow().written[*stream].len() > CONNECT_REQUEST.len());
+            let news = if asked { self.news.pop_front().unwrap_or(News::Stop) } else { News::Timer };
+            if let (News::Timer, Some(at)) = (&news, deadline) {
+                self.now = at;
+            }
+            news
+        }
+    }
+
+    /// The gateway's answer to the probe (RFC 826), as it lies in a stream.
+    fn answer() -> Vec<u8> {
+        let head = [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
+        let (us, it) = (ADDRESS.octets(), GATEWAY.octets());
+        let frame = [&MAC.0[..], &GATEWAY_MAC, &head, &GATEWAY_MAC, &it, &MAC.0, &us].concat();
+        [&(frame.len() as u16).to_le_bytes()[..], &frame].concat()
+    }
+
+    fn run(script: Script) -> Seen {
+        let seen = script.seen.clone();
+        let link = Link::new(Config::new(MAC, ADDRESS, GATEWAY, 1));
+        assert_eq!(block(Loop::new(script, link, (MAC, ADDRESS.into())).run()), Ok(()));
+        seen.take()
+    }
+
+    #[test]
+    fn a_handshake_survives_writes_that_are_short_or_interrupted() {
+        let writes = [Err(Errno::INTR), Ok(1), Ok(7), Err(Errno::INTR), Ok(usize::MAX), Ok(3), Err(Errno::INTR)];
+        let seen = run(Script {
+            writes: writes.into(),
+            reads: [Ok(answer())].into(),
+            news: [News::Readable].into(),
+            ..Script::default()
+        });
+        assert_eq!(seen.failures, []);
+        assert_eq!(seen.written.len(), 1);
+        assert!(seen.written[0].starts_with(CONNECT_REQUEST));
+        assert_eq!(seen.written[0].len(), CONNECT_REQUEST.len() + PREFIX_LEN + ARP_FRAME);
+        assert_eq!(seen.handed_on, [answer()]);
+    }
+
+    #[test]
+    fn a_stream_that_takes_no_handshake_is_given_up() {
+        for full in [Err(Errno::AGAIN), Ok(0), Err(Errno::PIPE)] {
+            let seen = run(Script { writes: [Ok(5), full].into(), ..Script::default() });
+            let errno = full.err().unwrap_or(Errno::AGAIN);
+            assert_eq!(seen.failures, [Failure::Handshake(Down::Io(errno.raw()))], "{full:?}");
+        }
+    }
+
+    #[test]
+    fn every_byte_of_the_handshake_is_handed_on_however_it_came() {
+        let bytes = [&[3, 0, 1, 2, 3][..], &answer(), &[60, 0, 9]].concat();
+        for size in [1, 5, 50, bytes.len()] {
+            let reads = bytes.chunks(size).map(|part| Ok(part.to_vec()));
+            let seen = run(Script {
+                reads: reads.flat_map(|read| [Err(Errno::INTR), read]).collect(),
+                news: [News::Readable].into(),
+                ..Script::default()
+            });
+            let [handed_on] = &seen.handed_on[..] else { panic!("{seen:?}") };
+            assert!(bytes.starts_with(handed_on) && handed_on.len() >= 5 + answer().len(), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_word_about_an_earlier_stream_ends_no_later_one() {
+        let lost = |number| News::Event(Event::StreamLost(number, Down::Closed));
+        let seen = run(Script {
+            reads: [Ok(answer()), Ok(answer())].into(),
+            // The second word of the first stream comes when the second one is there.
+            news: [News::Readable, lost(1), News::Timer, News::Readable, lost(1)].into(),
+            ..Script::default()
+        });
+        assert_eq!((seen.handed_on.len(), seen.failures.len()), (2, 1), "{seen:?}");
+        // One is let go because it was lost, the other at the end.
+        assert_eq!(seen.detached, 2);
+    }
+}

@@ -15,7 +15,7 @@ mod streams;
 pub(crate) use capture::CaptureConfig;
 
 use super::control::{Request, Waiting};
-use crate::{clock::Clock, drive::mailbox::Mailbox, errors::Error, metrics::Sources};
+use crate::{clock::Clock, drive::mailbox::Mailbox, errors::Error, metrics::Sources, sys::errno};
 use capture::Recorder;
 use nitrotap_core::{
     drive::{
@@ -30,10 +30,7 @@ use notices::Told;
 use poller::{News, Poller};
 use published::Published;
 use raw::RawSockets;
-use rustix::{
-    io,
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::{os::fd::OwnedFd, thread, time::Duration};
 use tokio::sync::oneshot;
 
@@ -99,11 +96,6 @@ pub(crate) struct Kernel {
     raw: RawSockets,
 }
 
-/// An error of a system call, as core has it.
-fn of_core(errno: io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
-}
-
 impl World for Kernel {
     type News = News;
 
@@ -112,7 +104,7 @@ impl World for Kernel {
     }
 
     async fn wait(&mut self, news: &mut News, timeout: Option<Duration>) -> Result<(), Errno> {
-        self.poller.wait(news, timeout).map_err(of_core)
+        self.poller.wait(news, timeout).map_err(errno)
     }
 
     async fn elapse(&mut self, now: Instant) -> Instant {
@@ -138,7 +130,7 @@ impl Control for Kernel {
 
     fn serve(&mut self, target: Target, asker: Asker) -> Result<Option<OwnedFd>, Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(of_core)?;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(errno)?;
         Ok((self.hooks.serve)(target, asker, theirs).then_some(ours))
     }
 

@@ -9,8 +9,8 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd};
 
-/// Longest write, in bytes: what is safe on a vsock, whose peer may be a guest that corrupts longer ones silently.
-const MAX_WRITE: usize = 32 << 10;
+/// Longest write, in bytes: it may be a vsock.
+const MAX_WRITE: usize = nitrotap_core::drive::VSOCK_WRITE_MAX;
 
 /// A non-blocking stream socket on a runtime.
 #[derive(Debug)]

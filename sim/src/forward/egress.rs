@@ -12,9 +12,6 @@ use nitrotap_core::{
 };
 use std::{cell::Cell, future::poll_fn, rc::Rc};
 
-/// Longest write on a vsock; see the daemon's endpoint.
-pub(super) const MAX_WRITE: usize = 32 << 10;
-
 pub(super) struct Outside {
     enclave: Enclave,
     thread: Thread,

@@ -94,7 +94,7 @@ impl Nitrotap {
         }
         let outside =
             egress::Outside::new(enclave.clone(), out, egress_orders.clone(), events.clone(), seen.egress.clone());
-        group.spawn(drive::egress::Loop::new(outside, machine, headers, egress::MAX_WRITE).run());
+        group.spawn(drive::egress::Loop::new(outside, machine, headers, drive::VSOCK_WRITE_MAX).run());
 
         let mut machine =
             Ingress::new(mtu, config.mac, drive::ingress::READ_SIZE).with_moderation(drive::ingress::RX_PAUSE);

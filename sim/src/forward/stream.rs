@@ -7,14 +7,14 @@ use crate::{
     carver::Carver,
     ledger::{FrameLedger, Way},
     stack::comparable,
-    stream::SimStream,
+    stream::{SimStream, errno},
     time::Clock,
     trace::hash_bytes,
 };
 use nitrotap_core::{drive::Errno, frame::MIN_FRAME, link::CONNECT_REQUEST};
 use std::{
     cell::{Cell, RefCell},
-    fmt, io,
+    fmt,
     rc::{Rc, Weak},
     task::{Context, Poll},
 };
@@ -124,16 +124,4 @@ impl SeenStream {
 /// What joining and cutting leave of a frame as it was.
 pub(super) fn identity(frame: &[u8]) -> u64 {
     hash_bytes(0, &comparable(frame))
-}
-
-/// A modelled stream's error as Linux numbers it.
-fn errno(error: &io::Error) -> Errno {
-    let kind = error.kind();
-    if kind == io::ErrorKind::WouldBlock {
-        Errno::AGAIN
-    } else if kind == io::ErrorKind::BrokenPipe {
-        Errno::PIPE
-    } else {
-        Errno::CONNRESET
-    }
 }

@@ -2,6 +2,7 @@
 
 use super::{Host, Order, socket::Socket, tenant};
 use crate::{
+    check::Invariant,
     group::Group,
     gvproxy::{ENCLAVE, Exposed, READ_TIMEOUT, read_request},
     mailbox::Orders,
@@ -43,12 +44,15 @@ pub(super) async fn serve(listener: Listener, host: Rc<Host>, orders: Orders<Ord
 }
 
 /// Asks for a port of the enclave to be published.
-pub(super) fn publish(Exposed { port, to }: Exposed, orders: &Orders<Order>) -> Option<()> {
+pub(super) fn publish(Exposed { port, to }: Exposed, host: &Host, orders: &Orders<Order>) -> Option<()> {
     let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, u16::try_from(port).ok()?));
     let forward =
         Forward { name: local.to_string(), local: Local::Tcp(local), to: (ENCLAVE, to).into(), proxy_protocol: false };
-    let told: Box<dyn FnOnce(Result<SocketAddr, ExposeError>)> =
-        Box::new(|opened| debug_assert!(opened.is_ok(), "{opened:?}"));
+    let (clock, audit) = (host.clock, host.audit.clone());
+    let told: Box<dyn FnOnce(Result<SocketAddr, ExposeError>)> = Box::new(move |opened| {
+        audit
+            .check(clock.now(), Invariant::Progress, opened.is_ok(), || format!("a port is not published: {opened:?}"));
+    });
     orders.send(Order::Request(Request::Expose(Who::Operator, forward, told)));
     Some(())
 }

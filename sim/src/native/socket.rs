@@ -6,7 +6,7 @@ use crate::{
     check::Invariant,
     gvproxy::{Foul, frames},
     ledger::Way,
-    stream::{Connect, SimStream},
+    stream::{Connect, SimStream, errno},
     trace::{Actor, Event, hash_bytes},
 };
 use nitrotap_core::{
@@ -16,7 +16,6 @@ use nitrotap_core::{
 use std::{
     cell::RefCell,
     collections::VecDeque,
-    io,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -195,17 +194,5 @@ impl Frames {
         host.audit.check(now, Invariant::Frames, checked.is_ok(), || {
             format!("the gateway sent {}", checked.err().unwrap_or_default())
         });
-    }
-}
-
-/// A modelled stream's error as Linux numbers it.
-pub(super) fn errno(error: &io::Error) -> Errno {
-    let kind = error.kind();
-    if kind == io::ErrorKind::WouldBlock {
-        Errno::AGAIN
-    } else if kind == io::ErrorKind::BrokenPipe {
-        Errno::PIPE
-    } else {
-        Errno::CONNRESET
     }
 }

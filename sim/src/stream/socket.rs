@@ -6,6 +6,7 @@ use super::{
     packet::{Addr, Op, Packet},
 };
 use crate::{cpu::lock, rng};
+use nitrotap_core::drive::Errno;
 use std::{
     fmt, io,
     pin::Pin,
@@ -124,6 +125,18 @@ impl State {
             writable: (self.connected || endpoint.is_reset()) && endpoint.is_writable(),
             hangup: endpoint.is_reset() || endpoint.peer_ended(),
         }
+    }
+}
+
+/// A stream's error as Linux numbers it.
+pub(crate) fn errno(error: &io::Error) -> Errno {
+    let kind = error.kind();
+    if kind == io::ErrorKind::WouldBlock {
+        Errno::AGAIN
+    } else if kind == io::ErrorKind::BrokenPipe {
+        Errno::PIPE
+    } else {
+        Errno::CONNRESET
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Attach, Host, LinkKind, Notice, Source, World};
 use crate::{
     drive::Errno,
+    drive::VSOCK_WRITE_MAX,
     frame::{Decoder, Framing, MIN_FRAME},
     gateway::{ANONYMOUS, Ended, Handled, PortId, turns},
     time::Instant,
@@ -79,9 +80,7 @@ impl<W: World> Host<W> {
             world.tell(Notice::LinkUnwatched { tenant, peer: &peer, error });
             return self.gateway.detach(port);
         }
-        // Guest kernels with commit 6693731487a8 send larger vsock writes as non-linear buffers, which the Nitro hypervisor
-        // corrupts silently; and the host is a guest of it too.
-        let max_write = if tenant < ANONYMOUS { 32 << 10 } else { 256 << 10 };
+        let max_write = if tenant < ANONYMOUS { VSOCK_WRITE_MAX } else { 256 << 10 };
         let decoder = framing.map(|framing| Decoder::with_framing(READ, framing));
         self.world.tell(Notice::LinkUp { tenant, peer: &peer, link: port });
         self.counters.attached += 1;

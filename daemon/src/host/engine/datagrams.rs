@@ -1,6 +1,7 @@
 //! Sockets of datagram sessions.
 
-use super::{Kernel, of_core};
+use super::Kernel;
+use crate::sys::errno;
 use crate::sys::errqueue;
 use nitrotap_core::{
     drive::{
@@ -25,19 +26,19 @@ impl Datagrams for Kernel {
     type Datagrams = OwnedFd;
 
     fn talk(&mut self, kind: Kind, to: SocketAddr) -> Result<OwnedFd, Errno> {
-        connected(kind, to).map_err(of_core)
+        connected(kind, to).map_err(errno)
     }
 
     fn watch_datagrams(&mut self, socket: &mut OwnedFd, source: Source) -> Result<(), Errno> {
-        self.poller.watch(socket, source).map_err(of_core)
+        self.poller.watch(socket, source).map_err(errno)
     }
 
     fn receive(&mut self, socket: &mut OwnedFd, space: &mut [u8]) -> Result<usize, Errno> {
-        recv(socket, space, RecvFlags::empty()).map(|(len, _)| len).map_err(of_core)
+        recv(socket, space, RecvFlags::empty()).map(|(len, _)| len).map_err(errno)
     }
 
     fn send(&mut self, socket: &mut OwnedFd, payload: &[u8]) -> Result<(), Errno> {
-        send(socket, payload, SendFlags::NOSIGNAL).map(drop).map_err(of_core)
+        send(socket, payload, SendFlags::NOSIGNAL).map(drop).map_err(errno)
     }
 
     fn source_address(&mut self, socket: &mut OwnedFd) -> Option<IpAddr> {
@@ -61,7 +62,7 @@ impl Datagrams for Kernel {
     }
 
     fn complaint(&mut self, socket: &mut OwnedFd) -> Result<Option<Complaint>, Errno> {
-        errqueue::take(socket).map_err(of_core)
+        errqueue::take(socket).map_err(errno)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Published ports: sockets that listen, and what comes to them.
 
-use super::{Kernel, of_core};
+use super::Kernel;
+use crate::sys::errno;
 use crate::{
     host::socket::{SocketFile, clear_stale},
     sys::pktinfo,
@@ -41,12 +42,12 @@ impl Ports for Kernel {
 
     fn accept(&mut self, listener: &mut Listener) -> Result<(OwnedFd, Option<SocketAddr>), Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (fd, client) = acceptfrom_with(&listener.fd, flags).map_err(of_core)?;
+        let (fd, client) = acceptfrom_with(&listener.fd, flags).map_err(errno)?;
         Ok((fd, client.and_then(|client| SocketAddr::try_from(client).ok())))
     }
 
     fn receive_from(&mut self, listener: &mut Listener, space: &mut [u8]) -> Result<Received, Errno> {
-        let (len, client, asked) = pktinfo::receive(&listener.fd, space).map_err(of_core)?;
+        let (len, client, asked) = pktinfo::receive(&listener.fd, space).map_err(errno)?;
         Ok(Received { len, client, asked })
     }
 
@@ -61,7 +62,7 @@ impl Ports for Kernel {
             Some(asked) => pktinfo::send(&listener.fd, payload, client, asked),
             None => sendto(&listener.fd, payload, SendFlags::NOSIGNAL, &client).map(drop),
         };
-        sent.map_err(of_core)
+        sent.map_err(errno)
     }
 
     fn may_send_packets(&self, ipv6: bool) -> bool {

@@ -30,12 +30,9 @@ impl Published {
         sources.add_counters(Arc::clone(&self.fragments));
         sources.add_counters(Arc::clone(&self.capture));
         let host = Arc::clone(&self.host);
-        sources.add_status(move || {
-            let refused = host.read().find(|(desc, _)| desc.name == "nitrotap_host_pings_refused");
-            match refused {
-                Some((_, refused @ 1..)) => format!("pings: {refused} refused: {PINGS_REFUSED}\n"),
-                _ => String::new(),
-            }
+        sources.add_status(move || match host.latest().pings_refused {
+            0 => String::new(),
+            refused => format!("pings: {refused} refused: {PINGS_REFUSED}\n"),
         });
     }
 

@@ -1,6 +1,7 @@
 //! Streams: links, and the world's ends of connections.
 
-use super::{Kernel, of_core};
+use super::Kernel;
+use crate::sys::errno;
 use nitrotap_core::drive::{
     Errno,
     host::{Source, Streams},
@@ -20,23 +21,23 @@ impl Streams for Kernel {
     fn open(&mut self, to: SocketAddr) -> Result<OwnedFd, Errno> {
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        socket_with(family, SocketType::STREAM, flags, None).map_err(of_core)
+        socket_with(family, SocketType::STREAM, flags, None).map_err(errno)
     }
 
     fn connect(&mut self, stream: &mut OwnedFd, to: SocketAddr) -> Result<(), Errno> {
-        connect(stream, &to).map_err(of_core)
+        connect(stream, &to).map_err(errno)
     }
 
     fn answer(&mut self, stream: &mut OwnedFd) -> Result<(), Errno> {
-        sockopt::socket_error(stream).flatten().map_err(of_core)
+        sockopt::socket_error(stream).flatten().map_err(errno)
     }
 
     fn unblock(&mut self, stream: &mut OwnedFd) -> Result<(), Errno> {
-        io::ioctl_fionbio(stream, true).map_err(of_core)
+        io::ioctl_fionbio(stream, true).map_err(errno)
     }
 
     fn watch(&mut self, stream: &mut OwnedFd, source: Source) -> Result<(), Errno> {
-        self.poller.watch(stream, source).map_err(of_core)
+        self.poller.watch(stream, source).map_err(errno)
     }
 
     fn tune(&mut self, stream: &mut OwnedFd) {
@@ -52,11 +53,11 @@ impl Streams for Kernel {
     }
 
     fn read(&mut self, stream: &mut OwnedFd, space: &mut [u8]) -> Result<usize, Errno> {
-        io::read(stream, space).map_err(of_core)
+        io::read(stream, space).map_err(errno)
     }
 
     fn write(&mut self, stream: &mut OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
-        send(stream, bytes, SendFlags::NOSIGNAL).map_err(of_core)
+        send(stream, bytes, SendFlags::NOSIGNAL).map_err(errno)
     }
 
     fn finish(&mut self, stream: &mut OwnedFd) {
