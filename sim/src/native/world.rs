@@ -146,10 +146,11 @@ impl Streams for Outside {
     fn read(&mut self, socket: &mut Socket, space: &mut [u8]) -> Result<usize, Errno> {
         let read = socket.read(space);
         self.call(if socket.frames.is_some() { self.host.costs.link_read } else { self.host.costs.world_read }, &read);
-        // Linux gives all there is. What a fault of the modelled stream holds back comes a moment later, and is told of.
+        // Linux gives all there is. Bytes that a fault of the modelled stream holds back come a moment later, and are told of;
+        // an end that is there already is not told of again.
         if let (Ok(n), Some(source), Some(stream)) = (read, socket.source, socket.stream())
             && n < space.len()
-            && stream.is_readable()
+            && stream.held() > 0
         {
             self.epoll.readable(source);
         }

@@ -262,9 +262,9 @@ impl SimStream {
         state.watcher = Some(watcher);
     }
 
-    /// Whether a read would give something: bytes, the end, or an error.
-    pub(crate) fn is_readable(&self) -> bool {
-        lock(&self.0.conn.state).endpoint.is_readable()
+    /// Bytes that a read would give.
+    pub(crate) fn held(&self) -> u32 {
+        lock(&self.0.conn.state).endpoint.held()
     }
 
     /// Reads some bytes; 0 at the end.
