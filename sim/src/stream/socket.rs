@@ -74,8 +74,11 @@ impl Conn {
         state.tell(true, true);
     }
 
+    /// It was reset on this side.
     pub(super) fn wake(&self) {
-        lock(&self.state).wake();
+        let mut state = lock(&self.state);
+        state.wake();
+        state.tell(true, true);
     }
 
     /// What waits to be sent; nothing if it would be lost.
