@@ -43,12 +43,7 @@ impl ProxyServer {
         let (phase, phase_seen) = watch::channel(Phase::Run);
         // Nothing is ever sent: the channel closes when the last worker has ended.
         let (alive, ended) = mpsc::channel(1);
-        let (entrances, exits): (Vec<_>, Vec<_>) = (0..options.workers.get())
-            .map(|_| {
-                let (clients, exit) = mpsc::unbounded_channel();
-                (Entrance { clients, open: Arc::default() }, exit)
-            })
-            .unzip();
+        let (entrances, exits): (Vec<_>, Vec<_>) = (0..options.workers.get()).map(|_| Entrance::new()).unzip();
         let published: Arc<[Arc<Published>]> = exits.iter().map(|_| Arc::default()).collect();
         let no_worker = |error| Error::runtime(format!("cannot start a worker of the proxy: {error}"));
         for (index, clients) in exits.into_iter().enumerate() {

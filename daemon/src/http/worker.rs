@@ -25,7 +25,10 @@ use std::{
 };
 use tokio::{
     runtime::{Builder, LocalOptions},
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
 };
 
 /// What other threads see of a worker.
@@ -39,8 +42,23 @@ pub(super) struct Published {
 /// How another thread hands connections to a worker.
 #[derive(Clone, Debug)]
 pub(super) struct Entrance {
-    pub(super) clients: mpsc::UnboundedSender<(Socket, Peer, Seat)>,
+    pub(super) clients: mpsc::Sender<(Socket, Peer, Seat)>,
     pub(super) open: Arc<AtomicUsize>,
+}
+
+/// Connections that may wait for a worker to look. It looks once a turn, and a turn takes a few milliseconds at most.
+const WAITING_MAX: usize = 256;
+
+impl Entrance {
+    /// An entrance, and where its worker finds who came in.
+    pub(super) fn new() -> (Self, mpsc::Receiver<(Socket, Peer, Seat)>) {
+        Self::with_room_for(WAITING_MAX)
+    }
+
+    fn with_room_for(waiting: usize) -> (Self, mpsc::Receiver<(Socket, Peer, Seat)>) {
+        let (clients, entered) = mpsc::channel(waiting);
+        (Self { clients, open: Arc::default() }, entered)
+    }
 }
 
 /// What the server wants of its workers.
@@ -59,7 +77,7 @@ pub(super) struct Worker {
     pub(super) clock: Clock,
     pub(super) listeners: Vec<Listener>,
     pub(super) entrances: Vec<Entrance>,
-    pub(super) clients: mpsc::UnboundedReceiver<(Socket, Peer, Seat)>,
+    pub(super) clients: mpsc::Receiver<(Socket, Peer, Seat)>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) published: Arc<Published>,
 }
@@ -180,15 +198,8 @@ async fn accept(acceptor: Acceptor, service: Service, entrances: Rc<[Entrance]>,
                     continue;
                 }
             };
-            let Some((index, entrance)) = entrances.iter().enumerate().min_by_key(|(_, e)| e.open.load(Relaxed)) else {
-                break;
-            };
-            let seat = Seat::take(&entrance.open);
-            if index == 0 {
+            if let Some((socket, peer, seat)) = deal(&entrances, socket, peer) {
                 service.serve(socket, peer, seat);
-            } else {
-                // A worker that has drained already lets the connection drop.
-                drop(entrance.clients.send((socket, peer, seat)));
             }
         }
     };
@@ -201,6 +212,21 @@ async fn accept(acceptor: Acceptor, service: Service, entrances: Rc<[Entrance]>,
         if let Some(entrance) = entrances.first() {
             service.serve(socket, peer, Seat::take(&entrance.open));
         }
+    }
+}
+
+/// Gives a connection to the worker with the fewest, or back to the first worker, which accepts. That one also serves
+/// what a worker has no room for: a worker that is stuck is left alone, and its queue stays bounded.
+fn deal(entrances: &[Entrance], socket: Socket, peer: Peer) -> Option<(Socket, Peer, Seat)> {
+    let first = entrances.first()?;
+    let (index, least) = entrances.iter().enumerate().min_by_key(|(_, entrance)| entrance.open.load(Relaxed))?;
+    if index == 0 {
+        return Some((socket, peer, Seat::take(&first.open)));
+    }
+    match least.clients.try_send((socket, peer, Seat::take(&least.open))) {
+        // A worker that has drained already lets the connection drop.
+        Ok(()) | Err(TrySendError::Closed(_)) => None,
+        Err(TrySendError::Full((socket, peer, _))) => Some((socket, peer, Seat::take(&first.open))),
     }
 }
 
@@ -239,5 +265,67 @@ impl Runtime for WorkerRuntime {
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         drop(tokio::task::spawn_local(task));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    fn client() -> (Socket, Peer) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (Socket::Tcp(stream), Peer::Unknown)
+    }
+
+    fn open(entrances: &[Entrance]) -> Vec<usize> {
+        entrances.iter().map(|entrance| entrance.open.load(Relaxed)).collect()
+    }
+
+    #[test]
+    fn connections_go_to_the_worker_with_the_fewest() {
+        let (entrances, mut entered): (Vec<_>, Vec<_>) = (0..3).map(|_| Entrance::new()).unzip();
+        let mut mine = Vec::new();
+        for _ in 0..7 {
+            let (socket, peer) = client();
+            mine.extend(deal(&entrances, socket, peer));
+        }
+        assert_eq!(open(&entrances), [3, 2, 2]);
+        assert_eq!(mine.len(), 3);
+        let waiting: Vec<_> = entered.iter_mut().map(|entered| entered.len()).collect();
+        assert_eq!(waiting, [0, 2, 2]);
+    }
+
+    #[test]
+    fn what_a_stuck_worker_has_no_room_for_is_served_by_the_one_that_accepts() {
+        let (first, _first_entered) = Entrance::with_room_for(1);
+        let (stuck, mut entered) = Entrance::with_room_for(2);
+        let entrances = [first, stuck];
+        // The first one is busy with many: the stuck one has the fewest, and yet takes only two.
+        let _busy: Vec<_> = (0..100).map(|_| Seat::take(&entrances[0].open)).collect();
+        let mut mine = Vec::new();
+        for _ in 0..5 {
+            let (socket, peer) = client();
+            mine.extend(deal(&entrances, socket, peer));
+        }
+        assert_eq!(mine.len(), 3, "none is lost");
+        assert_eq!(open(&entrances), [103, 2]);
+        // Once it looks again, it is dealt to again.
+        assert!(entered.try_recv().is_ok());
+        let (socket, peer) = client();
+        assert!(deal(&entrances, socket, peer).is_none());
+    }
+
+    #[test]
+    fn a_worker_that_has_drained_lets_the_connection_drop() {
+        let (first, _first_entered) = Entrance::new();
+        let (drained, entered) = Entrance::new();
+        drop(entered);
+        let entrances = [first, drained];
+        let _busy = Seat::take(&entrances[0].open);
+        let (socket, peer) = client();
+        assert!(deal(&entrances, socket, peer).is_none());
+        assert_eq!(open(&entrances), [1, 0], "its seat is given back");
     }
 }
