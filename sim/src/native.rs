@@ -5,10 +5,12 @@
 //!                            │
 //!                          world                  modelled sockets, what calls cost, what invariants look at
 //! ```
-//! DNS and UDP are not modelled: a question is refused, and so is a datagram.
+//! Published ports of UDP are not modelled, nor are links of messages.
 
 mod connect;
+pub(crate) mod datagrams;
 mod epoll;
+pub(crate) mod names;
 mod socket;
 mod verify;
 mod world;
@@ -74,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) largest_buffer: usize,
     /// Bytes per second and direction that one connection may move.
     pub(crate) flow_rate: Option<u64>,
+    /// Calls on datagrams fail now and then as they do where something runs short.
+    pub(crate) is_short: bool,
     pub(crate) seed: u64,
     pub(crate) exposed: Vec<Exposed>,
     pub(crate) resolve: Resolve,
@@ -130,12 +134,14 @@ impl Native {
         });
         let listener = host.net.listen(CONNECT_PORT)?;
         group.spawn(connect::serve(listener, host.clone(), seen.orders.clone(), group.clone()));
+        group.spawn(names::serve(host.net.listen(names::STREAMS)?, host.clock, group.clone()));
         for exposed in config.exposed {
             connect::publish(exposed, &host, &seen.orders)
                 .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no port of TCP"))?;
         }
         let (clock, audit) = (host.clock, host.audit.clone());
-        let outside = world::Outside::new(host, seen.clone(), seen.orders.clone());
+        let outlook = datagrams::Outlook::new(config.seed, config.is_short, group.clone());
+        let outside = world::Outside::new(host, seen.clone(), seen.orders.clone(), outlook);
         let engine =
             Engine::new(outside, gateway, drive::host::Config { flow_rate: config.flow_rate, max_forwards: 1024 });
         group.spawn(async move {

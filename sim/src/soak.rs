@@ -12,6 +12,7 @@
 mod app;
 mod campaign;
 mod clients;
+mod datagrams;
 mod faults;
 mod pattern;
 mod plan;

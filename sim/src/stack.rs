@@ -4,6 +4,7 @@
 //! searched from end to end for every packet, which would make the model slower with every client.
 
 mod arp;
+mod datagram;
 mod device;
 mod flow;
 mod host;
@@ -14,7 +15,8 @@ mod tests;
 mod vnet;
 
 pub use arp::Mac;
+pub use datagram::{Heard, TOO_LONG};
 pub use host::{FlowId, Host, HostConfig, HostUsage, Key, Syn};
-pub use socket::{FrameSink, Stack, StackListener, StackStream};
+pub use socket::{FrameSink, Stack, StackDatagrams, StackListener, StackStream};
 pub use split::{SplitError, comparable, split};
 pub use vnet::{Packet, Refused};

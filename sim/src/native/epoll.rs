@@ -74,6 +74,11 @@ impl Epoll {
         Waker::from(Arc::new(Entry(source, self.0.clone())))
     }
 
+    /// Something has happened.
+    pub(super) fn tell(&self, source: Source, edge: Edge) {
+        self.0.push(source, edge);
+    }
+
     /// There is something to read, as far as anybody knows.
     pub(super) fn readable(&self, source: Source) {
         self.0.push(source, Edge { readable: true, ..Edge::default() });

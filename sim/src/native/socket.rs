@@ -89,12 +89,20 @@ impl Socket {
         }
     }
 
-    pub(super) fn read(&self, space: &mut [u8]) -> Result<usize, Errno> {
+    /// A stream between two programs of one machine, which stands as soon as it is made: `socketpair`. Here that takes a
+    /// moment, in which there is nothing to read and nothing is taken.
+    fn settle(&mut self) -> Result<(), Errno> {
+        if matches!(self.end, End::Connecting(_)) { self.answer() } else { Ok(()) }
+    }
+
+    pub(super) fn read(&mut self, space: &mut [u8]) -> Result<usize, Errno> {
+        self.settle()?;
         let End::Stream(stream) = &self.end else { return Err(Errno::AGAIN) };
         stream.try_recv(space).map_err(|error| errno(&error))
     }
 
-    pub(super) fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        self.settle()?;
         match (&self.frames, &self.end) {
             (Some(frames), _) => frames.write(bytes),
             (None, End::Stream(stream)) => stream.try_send(bytes).map_err(|error| errno(&error)),

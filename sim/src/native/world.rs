@@ -1,10 +1,10 @@
 //! The data thread's world: modelled sockets, what calls on them cost, and books of what passes.
-//!
-//! Datagrams and names are not modelled: a question is refused, and so is a datagram.
 
 use super::{
     Host, Order, Seen,
+    datagrams::Outlook,
     epoll::Epoll,
+    names,
     socket::{End, Frames, Socket},
 };
 use crate::{
@@ -19,13 +19,10 @@ use crate::{
 use nitrotap_core::{
     drive::{
         Errno,
-        host::{
-            Complaint, Control, Datagrams, Local, Notice, Ports, Ready, Received, Request, Source, Streams, View,
-            Watch, World,
-        },
+        host::{Control, Local, Notice, Ports, Ready, Received, Request, Source, Streams, View, Watch, World},
     },
     frame::Framing,
-    gateway::{Kind, PortId, Target, publishing::Asker, turns},
+    gateway::{PortId, Target, publishing::Asker, turns},
     time::Instant,
 };
 use std::{
@@ -50,10 +47,11 @@ const FLIGHT: u64 = 2048;
 const PORTS: u64 = 16;
 
 pub(super) struct Outside {
-    host: Rc<Host>,
+    pub(super) host: Rc<Host>,
     seen: Rc<Seen>,
     orders: Orders<Order>,
-    epoll: Epoll,
+    pub(super) epoll: Epoll,
+    pub(super) outlook: Outlook,
     links: BTreeMap<PortId, (Addr, Weak<Frames>)>,
     /// Processor time of what was done since it was last paid for.
     owed_ns: u64,
@@ -67,12 +65,13 @@ pub(super) struct Outside {
 }
 
 impl Outside {
-    pub(super) fn new(host: Rc<Host>, seen: Rc<Seen>, orders: Orders<Order>) -> Self {
+    pub(super) fn new(host: Rc<Host>, seen: Rc<Seen>, orders: Orders<Order>, outlook: Outlook) -> Self {
         Self {
             host,
             seen,
             orders,
             epoll: Epoll::default(),
+            outlook,
             links: BTreeMap::new(),
             owed_ns: 0,
             busy: false,
@@ -82,13 +81,13 @@ impl Outside {
         }
     }
 
-    fn owe(&mut self, ns: u64) {
+    pub(super) fn owe(&mut self, ns: u64) {
         self.owed_ns += ns;
         self.busy = true;
     }
 
     /// A call on a stream that moved so many bytes.
-    fn call(&mut self, op: Op, moved: &Result<usize, Errno>) {
+    pub(super) fn call(&mut self, op: Op, moved: &Result<usize, Errno>) {
         self.owe(op.ns);
         if let Ok(n) = moved {
             self.owe(op.bytes(*n));
@@ -182,51 +181,6 @@ impl Streams for Outside {
     }
 }
 
-/// Datagrams are not modelled: nobody is there.
-impl Datagrams for Outside {
-    type Datagrams = Nobody;
-
-    fn talk(&mut self, _kind: Kind, _to: SocketAddr) -> Result<Nobody, Errno> {
-        Err(Errno::CONNREFUSED)
-    }
-
-    fn watch_datagrams(&mut self, socket: &mut Nobody, _source: Source) -> Result<(), Errno> {
-        match *socket {}
-    }
-
-    fn receive(&mut self, socket: &mut Nobody, _space: &mut [u8]) -> Result<usize, Errno> {
-        match *socket {}
-    }
-
-    fn send(&mut self, socket: &mut Nobody, _payload: &[u8]) -> Result<(), Errno> {
-        match *socket {}
-    }
-
-    fn source_address(&mut self, socket: &mut Nobody) -> Option<IpAddr> {
-        match *socket {}
-    }
-
-    fn path_mtu(&mut self, socket: &mut Nobody, _to: SocketAddr) -> Option<u32> {
-        match *socket {}
-    }
-
-    fn set_hop_limit(&mut self, socket: &mut Nobody, _to: SocketAddr, _hop_limit: u8) {
-        match *socket {}
-    }
-
-    fn hear_complaints(&mut self, socket: &mut Nobody, _to: SocketAddr) -> bool {
-        match *socket {}
-    }
-
-    fn complaint(&mut self, socket: &mut Nobody) -> Result<Option<Complaint>, Errno> {
-        match *socket {}
-    }
-}
-
-/// A socket of datagrams, of which there are none.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Nobody {}
-
 /// A published port.
 pub(super) struct Port {
     listener: Listener,
@@ -301,13 +255,24 @@ impl Control for Outside {
     }
 
     fn ask(&mut self, _tenant: u32, client: u64, query: Vec<u8>) -> bool {
-        let Some(answer) = refusal(&query) else { return false };
-        self.orders.send(Order::Request(Request::DnsAnswer { client, answer }));
+        let Some(answer) = names::answer(&query) else { return false };
+        let (orders, clock, delay) = (self.orders.clone(), self.host.clock, self.outlook.delay());
+        self.outlook.spawn(async move {
+            clock.sleep(delay).await;
+            orders.send(Order::Request(Request::DnsAnswer { client, answer }));
+        });
         true
     }
 
-    fn serve(&mut self, _target: Target, _asker: Asker) -> Result<Option<Socket>, Errno> {
-        Ok(None)
+    fn serve(&mut self, target: Target, _asker: Asker) -> Result<Option<Socket>, Errno> {
+        match target {
+            Target::Dns => {
+                self.owe(self.host.costs.connect_ns);
+                let server = Addr { cid: self.host.net.cid(), port: names::STREAMS };
+                Ok(Some(Socket::new(End::Connecting(Some(self.host.net.connect(server))))))
+            }
+            Target::Services | Target::Address(_) => Ok(None),
+        }
     }
 
     fn tell(&mut self, notice: Notice<'_>) {
@@ -328,6 +293,7 @@ impl Control for Outside {
         streams.set(view.streams());
         links.set(view.links());
         seen.set(counters);
+        self.host.check_sockets(self.outlook.open(), counters.sessions);
         let work = view.work();
         self.host.audit.check(now, Invariant::Bounds, work <= MOST_WORK, || format!("{work} units of work in a turn"));
         let known = view.links() as u64 + counters.tcp_flows + counters.sessions + PORTS;
@@ -414,13 +380,4 @@ impl World for Outside {
         self.host.process.run(&self.host.clock, owed, 0).await;
         self.host.clock.now()
     }
-}
-
-/// The refusal of a question to the name server (RFC 1035 section 4.1.1): its header with another response code.
-fn refusal(query: &[u8]) -> Option<Vec<u8>> {
-    let mut answer = query.get(..12)?.to_vec();
-    answer[2] |= 0x80;
-    answer[3] = answer[3] & 0xf0 | 5;
-    answer[4..12].fill(0);
-    Some(answer)
 }

@@ -25,9 +25,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 const STALL: Duration = Duration::from_secs(30);
 
 /// Where the enclave finds somebody (TEST-NET-3, RFC 5737).
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// Where nobody answers; see the world's resolver.
-const NOWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub(super) const NOWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
 /// Starts the clients on the client's machine.
 pub(super) async fn run(side: ClientSide, rules: Rules, book: Book) {
@@ -45,7 +45,11 @@ pub(super) async fn run(side: ClientSide, rules: Rules, book: Book) {
                     let (rules, book) = (rules.clone(), book.clone());
                     side.spawn(async move { super::rogue::run(&of, load, client, &rules, &book).await });
                 }
-                LoadKind::EchoOut(_) | LoadKind::DialRefused | LoadKind::DialUnanswered => {}
+                LoadKind::EchoOut(_)
+                | LoadKind::DialRefused
+                | LoadKind::DialUnanswered
+                | LoadKind::Datagrams { .. }
+                | LoadKind::Names => {}
             }
         }
     }
@@ -62,19 +66,21 @@ pub(super) fn start_inside(side: &ServerSide, rules: &Rules, book: &Book) {
                 LoadKind::EchoOut(transfer) => side.spawn(async move { who.echoes_out(&of, transfer).await }),
                 LoadKind::DialRefused => side.spawn(async move { who.refused(&of).await }),
                 LoadKind::DialUnanswered => side.spawn(async move { who.unanswered(&of).await }),
+                LoadKind::Datagrams { max_bytes } => side.spawn(async move { who.datagrams(&of, max_bytes).await }),
+                LoadKind::Names => side.spawn(async move { who.names(&of).await }),
                 LoadKind::Http { .. } | LoadKind::Tunnel(_) | LoadKind::EchoIn(_) | LoadKind::Rogue => {}
             }
         }
     }
 }
 
-struct Client {
+pub(super) struct Client {
     rules: Rules,
-    book: Book,
+    pub(super) book: Book,
     load: Load,
     number: u32,
-    clock: Clock,
-    rng: fastrand::Rng,
+    pub(super) clock: Clock,
+    pub(super) rng: fastrand::Rng,
     /// Ids of this run and life; see [`Self::next_id`].
     space: u64,
     next: u32,
@@ -101,18 +107,27 @@ impl Client {
     }
 
     /// An id for the next request or transfer, which no other has: the mixing is one to one.
-    fn next_id(&mut self) -> u64 {
+    pub(super) fn next_id(&mut self) -> u64 {
         self.next += 1;
-        mix(self.space ^ (u64::from(self.number) << 32 | u64::from(self.next)))
+        self.id(self.next)
+    }
+
+    fn id(&self, number: u32) -> u64 {
+        mix(self.space ^ (u64::from(self.number) << 32 | u64::from(number)))
+    }
+
+    /// Every id so far.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u64> {
+        (1..=self.next).map(|number| self.id(number))
     }
 
     /// Waits until the load starts.
-    async fn start(&self) {
+    pub(super) async fn start(&self) {
         self.clock.sleep_until(Instant::from_millis(self.load.start_ms)).await;
     }
 
     /// Pauses; false when it is time to stop.
-    async fn think(&mut self) -> bool {
+    pub(super) async fn think(&mut self) -> bool {
         let pause = Duration::from_millis(self.rng.u64(1..=self.load.think_ms.max(1)));
         let now = self.clock.now();
         if now + pause >= self.rules.stop {
@@ -127,13 +142,13 @@ impl Client {
         self.rules.excuse(begun, self.clock.now())
     }
 
-    fn fail(&self, invariant: Invariant, detail: String) {
+    pub(super) fn fail(&self, invariant: Invariant, detail: String) {
         let detail = format!("client {}: {detail}", self.number);
         self.book.audit.fail(self.clock.now(), invariant, detail);
     }
 
     /// What went wrong counts against recovery if it must not go wrong any more.
-    fn judge(&self, begun: Instant, what: impl FnOnce() -> String) {
+    pub(super) fn judge(&self, begun: Instant, what: impl FnOnce() -> String) {
         self.book.failure();
         if !self.excused(begun) {
             self.fail(Invariant::Recovery, what());

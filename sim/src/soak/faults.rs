@@ -57,8 +57,8 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// The names of all kinds, and of the faults that are part of a load or a topology.
-    pub const REGISTERED: [&'static str; 23] = [
+    /// The names of all kinds, of the faults that are part of a load or a topology, and of what datagrams meet.
+    pub const REGISTERED: [&'static str; 31] = [
         "partition",
         "hold",
         "hold-lan",
@@ -82,6 +82,14 @@ impl FaultKind {
         "dial-unanswered",
         "rogue-link",
         "rogue-tcp",
+        "datagram-echo",
+        "datagram-refused",
+        "datagram-unanswered",
+        "datagram-expired",
+        "datagram-too-long",
+        "ping",
+        "name-udp",
+        "name-tcp",
     ];
 
     /// Its name in counts.

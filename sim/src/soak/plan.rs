@@ -89,6 +89,14 @@ pub enum LoadKind {
     DialRefused,
     /// Connections out of the enclave to where nobody answers.
     DialUnanswered,
+    /// Datagrams and pings out of the enclave, to who sends them back, to who refuses them, to nobody, and with few links to
+    /// pass; only nitrotap's gateway is asked.
+    Datagrams {
+        /// Longest payload, in bytes.
+        max_bytes: usize,
+    },
+    /// Questions for names from the enclave, over UDP and TCP; only nitrotap's gateway is asked.
+    Names,
     /// Links of other enclaves, which send garbage, claim to be others, do not read, and speak TCP as nobody should; only
     /// nitrotap's gateway bears it.
     Rogue,
@@ -256,6 +264,19 @@ impl Plan {
         if rng.u8(0..4) == 0 {
             self.flow_rate = Some(rng.u64(150_000..=600_000));
         }
+        if rng.bool() {
+            let max_bytes = (*pick(rng, &[64, 1_000, 1_472, 8_000])).min(usize::from(self.mtu) - 28);
+            self.add_inside(rng, LoadKind::Datagrams { max_bytes });
+        }
+        if rng.bool() {
+            self.add_inside(rng, LoadKind::Names);
+        }
+    }
+
+    fn add_inside(&mut self, rng: &mut fastrand::Rng, kind: LoadKind) {
+        let id = self.loads.len() as u32;
+        let (clients, think_ms) = (rng.u32(1..=3), *pick(rng, &[1_000, 5_000]));
+        self.loads.push(Load { id, clients, start_ms: rng.u64(0..5_000), think_ms, kind });
     }
 
     fn draw_loads(&mut self, rng: &mut fastrand::Rng) {

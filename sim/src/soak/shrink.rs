@@ -108,7 +108,8 @@ fn smaller(state: &mut State) -> bool {
             LoadKind::Tunnel(transfer) | LoadKind::EchoIn(transfer) | LoadKind::EchoOut(transfer) => {
                 transfer.max_bytes = (transfer.max_bytes / 2).max(1);
             }
-            LoadKind::DialRefused | LoadKind::DialUnanswered | LoadKind::Rogue => {}
+            LoadKind::Datagrams { max_bytes } => *max_bytes = (*max_bytes / 2).max(1),
+            LoadKind::DialRefused | LoadKind::DialUnanswered | LoadKind::Names | LoadKind::Rogue => {}
         }) || state.change(|plan| {
             if let LoadKind::Http { unruly_permille, .. } = &mut plan.loads[i].kind {
                 *unruly_permille = 0;

@@ -3,10 +3,11 @@
 //! Owns: connections, neighbours, listening ports. No sockets of the world, no tasks, no clock.
 //! Driven by: `socket`.   Drain: after every call, [`Host::poll_packet`] until `None`, then [`Host::poll_timeout`].
 //! Bounds: [`HostConfig::max_flows`] connections, [`HostConfig::backlog`] of them not yet accepted per port, buffers of
-//! fixed size each, `MAX_HELD` SYNs waiting for a decision.
+//! fixed size each, `MAX_HELD` SYNs waiting for a decision, `HEARD` datagrams per port that nobody has read.
 
 use super::{
     arp::{self, Mac, Neighbours},
+    datagram::{self, Heard, Way},
     flow::{Flow, FlowConfig},
     vnet::{self, Packet, Refused},
 };
@@ -16,8 +17,9 @@ use smoltcp::{
     wire::{ArpOperation, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     net::{Ipv4Addr, SocketAddr},
+    ops::Range,
     time::Duration,
 };
 
@@ -80,6 +82,12 @@ pub struct Syn {
     pub key: Key,
 }
 
+/// Ports for whoever wants any (`ip_local_port_range`).
+const PORTS: Range<u16> = 32_768..61_000;
+
+/// Datagrams that wait at a port; one more is dropped and counted as refused.
+const HEARD: usize = 256;
+
 /// What a host holds; for invariants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostUsage {
@@ -114,6 +122,9 @@ pub struct Host {
     next_serial: u64,
     held: BTreeMap<Key, Vec<u8>>,
     syns: VecDeque<Syn>,
+    /// What waits at ports of UDP and identifiers of pings.
+    bound: BTreeMap<u16, VecDeque<Heard>>,
+    next_bound: u16,
     neighbours: Neighbours,
     ask_again: Option<Instant>,
     out: VecDeque<Packet>,
@@ -135,6 +146,8 @@ impl Host {
             next_serial: 1,
             held: BTreeMap::new(),
             syns: VecDeque::new(),
+            bound: BTreeMap::new(),
+            next_bound: PORTS.start,
             neighbours: Neighbours::default(),
             ask_again: None,
             out: VecDeque::new(),
@@ -238,9 +251,46 @@ impl Host {
         self.with(now, id, |flow| flow.orphaned = Some(until));
     }
 
+    /// A port for datagrams and pings that nobody has; `None` if all are taken.
+    pub fn bind(&mut self) -> Option<u16> {
+        // One after another, so that late answers find nobody instead of somebody else.
+        for _ in PORTS {
+            let port = self.next_bound;
+            self.next_bound = if port + 1 == PORTS.end { PORTS.start } else { port + 1 };
+            if let Entry::Vacant(free) = self.bound.entry(port) {
+                free.insert(VecDeque::new());
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    /// Takes no more.
+    pub fn unbind(&mut self, port: u16) {
+        self.bound.remove(&port);
+    }
+
+    /// What has come to `port`, the oldest first.
+    pub fn hear(&mut self, port: u16) -> Option<Heard> {
+        self.bound.get_mut(&port)?.pop_front()
+    }
+
+    /// Sends a datagram that passes so many links at most.
+    pub fn send_udp(&mut self, now: Instant, port: u16, to: (Ipv4Addr, u16), hop_limit: u8, payload: &[u8]) {
+        let way = Way { from: (self.config.address, port), to, hop_limit };
+        let packet = datagram::udp(way, payload, self.config.offload);
+        self.send(now, to.0, vec![packet]);
+    }
+
+    /// Sends an echo request.
+    pub fn ping(&mut self, now: Instant, port: u16, to: Ipv4Addr, hop_limit: u8, data: &[u8]) {
+        let way = Way { from: (self.config.address, port), to: (to, 0), hop_limit };
+        self.send(now, to, vec![datagram::ping(way, 1, data)]);
+    }
+
     /// A frame has arrived.
     pub fn handle_frame(&mut self, now: Instant, frame: &[u8]) {
-        self.take(now, frame, false);
+        self.take(now, frame, None);
     }
 
     /// A packet with a virtio-net header has arrived.
@@ -250,11 +300,12 @@ impl Host {
     pub fn handle_packet(&mut self, now: Instant, header: &[u8; VNET_LEN], frame: &[u8]) -> Result<(), Refused> {
         let taken = vnet::take(header, frame).inspect_err(|_| self.usage.malformed += 1)?;
         self.usage.wrong_sums += u64::from(taken.is_wrong);
-        self.take(now, &taken.frame, taken.size.is_some());
+        self.take(now, &taken.frame, taken.size);
         Ok(())
     }
 
-    fn take(&mut self, now: Instant, frame: &[u8], is_super: bool) {
+    /// A frame, and the payload bytes of each part if it is a super-frame.
+    fn take(&mut self, now: Instant, frame: &[u8], size: Option<usize>) {
         self.usage.frames_in += 1;
         let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return self.ignore() };
         if ethernet.dst_addr() != self.config.mac && !ethernet.dst_addr().is_broadcast() {
@@ -262,7 +313,7 @@ impl Host {
         }
         match ethernet.ethertype() {
             EthernetProtocol::Arp => self.handle_arp(ethernet.payload()),
-            EthernetProtocol::Ipv4 => self.handle_ip(now, ethernet.payload(), is_super),
+            EthernetProtocol::Ipv4 => self.handle_ip(now, ethernet.payload(), size),
             EthernetProtocol::Ipv6 | EthernetProtocol::Unknown(_) => self.ignore(),
         }
     }
@@ -324,7 +375,7 @@ impl Host {
         flow.unaccepted = false;
         let made = flow.handle_packet(now, packet);
         let id = self.insert(key, flow);
-        self.send(now, key, made);
+        self.send(now, key.peer.0, made);
         self.poll_flow(now, key);
         Some(id)
     }
@@ -333,7 +384,7 @@ impl Host {
     pub fn refuse(&mut self, now: Instant, key: Key) {
         if let Some(packet) = self.held.remove(&key) {
             let made = Flow::reject(now, key.local.0, packet, self.flow_config());
-            self.send(now, key, made);
+            self.send(now, key.peer.0, made);
         }
     }
 
@@ -363,8 +414,20 @@ impl Host {
         }
     }
 
-    fn handle_ip(&mut self, now: Instant, payload: &[u8], is_super: bool) {
-        let Some((key, flags, len)) = parse_tcp(payload) else { return self.ignore() };
+    fn handle_datagram(&mut self, packet: &[u8], size: Option<usize>) {
+        let Some((port, heard)) = datagram::parse(packet, size) else { return self.ignore() };
+        let Some(waiting) = self.bound.get_mut(&port) else { return self.ignore() };
+        for heard in heard {
+            if waiting.len() >= HEARD {
+                self.usage.refused += 1;
+                return;
+            }
+            waiting.push_back(heard);
+        }
+    }
+
+    fn handle_ip(&mut self, now: Instant, payload: &[u8], size: Option<usize>) {
+        let Some((key, flags, len)) = parse_tcp(payload) else { return self.handle_datagram(payload, size) };
         let packet = payload[..len].to_vec();
         if let Some(flow) = self.flows.get_mut(&key) {
             // A SYN on a connection that is open: the peer has forgotten it. Linux answers with a challenge, the peer with a
@@ -373,13 +436,16 @@ impl Host {
             let forgotten = flags.syn && !flags.ack && !matches!(flow.state(), State::SynReceived | State::SynSent);
             if !forgotten {
                 let orphaned = flow.orphaned.is_some();
-                let made =
-                    if is_super { flow.handle_super_packet(now, packet) } else { flow.handle_packet(now, packet) };
+                let made = if size.is_some() {
+                    flow.handle_super_packet(now, packet)
+                } else {
+                    flow.handle_packet(now, packet)
+                };
                 if orphaned && flow.socket().can_recv() {
                     // Data for a program that is gone (RFC 2525 section 2.17).
                     flow.socket().abort();
                 }
-                self.send(now, key, made);
+                self.send(now, key.peer.0, made);
                 return self.poll_flow(now, key);
             }
             flow.wake_all();
@@ -389,7 +455,7 @@ impl Host {
             let config = self.flow_config();
             if !flags.rst {
                 let made = Flow::reject(now, key.local.0, packet, config);
-                self.send(now, key, made);
+                self.send(now, key.peer.0, made);
             }
             return;
         }
@@ -416,14 +482,14 @@ impl Host {
             let mut flow = Flow::listen(now, key.local, self.flow_config(), self.rng.u64(..));
             let made = flow.handle_packet(now, packet);
             self.insert(key, flow);
-            self.send(now, key, made);
+            self.send(now, key.peer.0, made);
             self.poll_flow(now, key);
         } else if self.listening.contains_key(&key.local.1) {
             // A full backlog drops the SYN and lets the peer try again.
             self.usage.refused += 1;
         } else {
             let made = Flow::reject(now, key.local.0, packet, self.flow_config());
-            self.send(now, key, made);
+            self.send(now, key.peer.0, made);
         }
     }
 
@@ -444,7 +510,7 @@ impl Host {
             }
             self.deadlines.insert((at, key));
         }
-        self.send(now, key, made);
+        self.send(now, key.peer.0, made);
         if announce && let Some(queue) = self.listening.get_mut(&key.local.1) {
             queue.push_back(FlowId { key, serial });
         }
@@ -461,13 +527,13 @@ impl Host {
         }
     }
 
-    fn send(&mut self, now: Instant, key: Key, packets: Vec<Packet>) {
+    fn send(&mut self, now: Instant, to: Ipv4Addr, packets: Vec<Packet>) {
         if packets.is_empty() {
             return;
         }
         let hop = match self.config.gateway {
-            Some(gateway) if key.peer.0.octets()[..3] != self.config.address.octets()[..3] => gateway,
-            Some(_) | None => key.peer.0,
+            Some(gateway) if to.octets()[..3] != self.config.address.octets()[..3] => gateway,
+            Some(_) | None => to,
         };
         for packet in packets {
             match self.neighbours.find(hop) {

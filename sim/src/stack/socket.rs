@@ -1,6 +1,7 @@
 //! The host as programs see it: listeners and byte streams, and one task that keeps its time.
 
 use super::{
+    datagram::Heard,
     host::{FlowId, Host, HostConfig, HostUsage, Key, Syn},
     vnet::{Packet, Refused},
 };
@@ -121,6 +122,13 @@ impl Stack {
         }
     }
 
+    /// A port for datagrams and pings that nobody has; `None` if all are taken.
+    #[must_use]
+    pub fn bind(&self) -> Option<StackDatagrams> {
+        let port = self.call(|host, _| host.bind())?;
+        Some(StackDatagrams { stack: self.clone(), port })
+    }
+
     /// Opens a connection; bound the wait.
     ///
     /// # Errors
@@ -229,6 +237,45 @@ impl StackListener {
 impl Drop for StackListener {
     fn drop(&mut self) {
         self.stack.call(|host, now| host.unlisten(now, self.port));
+    }
+}
+
+/// A port of UDP, and an identifier of pings, until it is dropped.
+pub struct StackDatagrams {
+    stack: Stack,
+    port: u16,
+}
+
+impl StackDatagrams {
+    /// Sends a datagram that passes so many links at most (TTL).
+    pub fn send_to(&self, to: (Ipv4Addr, u16), hop_limit: u8, payload: &[u8]) {
+        self.stack.call(|host, now| host.send_udp(now, self.port, to, hop_limit, payload));
+    }
+
+    /// Sends an echo request.
+    pub fn ping(&self, to: Ipv4Addr, hop_limit: u8, data: &[u8]) {
+        self.stack.call(|host, now| host.ping(now, self.port, to, hop_limit, data));
+    }
+
+    /// What comes next; bound the wait.
+    pub async fn hear(&self) -> Heard {
+        poll_fn(|cx| {
+            let heard = lock(&self.stack.0.host).hear(self.port);
+            match heard {
+                Some(heard) => Poll::Ready(heard),
+                None => {
+                    lock(&self.stack.0.acceptors).push(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for StackDatagrams {
+    fn drop(&mut self) {
+        self.stack.call(|host, _| host.unbind(self.port));
     }
 }
 

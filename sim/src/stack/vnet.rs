@@ -67,6 +67,13 @@ pub(super) fn leave(packet: &mut [u8], mss: Option<u16>) -> [u8; VNET_LEN] {
     write(NEEDS_CSUM, kind, [head, size, (ETHERNET + IP4) as u16, TCP_CHECKSUM])
 }
 
+/// Leaves a UDP packet's checksum to the device.
+pub(super) fn leave_udp(packet: &mut [u8]) -> [u8; VNET_LEN] {
+    let sum = pseudo_header(packet, IP4);
+    packet[IP4 + 6..IP4 + 8].copy_from_slice(&sum.to_be_bytes());
+    write(NEEDS_CSUM, 0, [0, 0, (ETHERNET + IP4) as u16, UDP_CHECKSUM])
+}
+
 fn write(flags: u8, kind: u8, fields: [u16; 4]) -> [u8; VNET_LEN] {
     let mut header = [flags, kind, 0, 0, 0, 0, 0, 0, 0, 0];
     for (place, field) in header[2..].chunks_exact_mut(2).zip(fields) {

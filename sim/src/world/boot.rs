@@ -301,6 +301,7 @@ fn start_native(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Res
             mtu: config.mtu,
             largest_buffer: config.host_buffer,
             flow_rate: config.flow_rate,
+            is_short: config.fragment,
             // A new life has new secrets.
             seed: mix(config.seed ^ 1 ^ site.clock.now().as_nanos()),
             exposed: exposed(config),

@@ -6,7 +6,7 @@ use crate::{
     cpu::Process,
     gvproxy,
     params::ProgramCosts,
-    stack::{Stack, StackListener, StackStream},
+    stack::{Stack, StackDatagrams, StackListener, StackStream},
     stream::{Addr, Listener, SimStream},
     time::Clock,
     trace::Trace,
@@ -126,6 +126,12 @@ impl ServerSide {
             Some(kernel) => kernel.connect((ip, port)).await,
             None => Err(io::ErrorKind::NetworkUnreachable.into()),
         }
+    }
+
+    /// A port of UDP behind the TAP; `None` in a scenario without one.
+    #[must_use]
+    pub fn bind(&self) -> Option<StackDatagrams> {
+        self.kernel.as_ref()?.bind()
     }
 
     /// The address inside the virtual network that stands for the EC2 host.
