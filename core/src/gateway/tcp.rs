@@ -340,7 +340,7 @@ impl Tcp {
         self.source_ports.at(now);
         if let Phase::Open(flow) = &mut entry.phase {
             entry.keeps_port = flow.socket().state() == State::CloseWait;
-            flow.socket_mut().close();
+            flow.finish();
         }
         self.reschedule(now, id.0);
         self.mark(id.0);
@@ -540,6 +540,7 @@ fn with_emit<R>(
         path: mtu,
         scratch,
         last: (0, 0),
+        sent: 0,
         exhausted: false,
         work: 0,
         packets: 0,

@@ -394,6 +394,25 @@ pub(super) fn without_text<'a>(packet: &'a [u8], room: &'a mut [u8; MOST_HEADERS
     bare
 }
 
+/// The window of a packet with a TCP segment, as it is written there.
+pub(super) fn window(packet: &[u8]) -> u16 {
+    be16(packet, header_len(packet) + 14)
+}
+
+/// A packet with a TCP segment as [`without_text`] makes it, and with this window. No checksum is written.
+pub(super) fn with_window<'a>(packet: &[u8], room: &'a mut [u8; MOST_HEADERS], window: u16) -> &'a [u8] {
+    let headers = packet.len() - payload_within(packet, packet.len());
+    if headers == packet.len() {
+        room[..headers].copy_from_slice(packet);
+    } else {
+        without_text(packet, room);
+    }
+    let bare = &mut room[..headers];
+    let at = header_len(bare) + 14;
+    bare[at..at + 2].copy_from_slice(&window.to_be_bytes());
+    bare
+}
+
 /// The TCP segment of a packet of either family.
 pub(super) fn segment_of(packet: &[u8]) -> Option<Segment> {
     Segment::parse(packet.get(header_len(packet)..)?)

@@ -42,6 +42,8 @@ pub(crate) struct Emit<'a> {
     pub(crate) scratch: &'a mut [u8],
     /// Sequence and acknowledgement number of the last segment sent.
     pub(crate) last: (u32, u32),
+    /// The sequence number behind all text that was sent so far.
+    pub(crate) sent: u32,
     /// Set when there was something to send and no room.
     pub(crate) exhausted: bool,
     /// What was done, in segments of 512 bytes at most, those included that are lost.
@@ -58,13 +60,13 @@ impl Emit<'_> {
         let lost = &mut self.scratch[..len];
         let Some(queue) = self.queue.as_deref_mut() else {
             let result = fill(lost);
-            self.last = wire::sequence_numbers(lost);
+            (self.last, self.sent) = noted(lost, self.sent);
             return result;
         };
         let mss = meta.segmentation_offload_size;
         if mss.is_some() || len > self.path {
             let result = fill(lost);
-            self.last = wire::sequence_numbers(lost);
+            (self.last, self.sent) = noted(lost, self.sent);
             let mss = mss.map_or(usize::MAX, |mss| mss.get().into()).min(wire::payload_within(lost, self.path));
             if let Ok(mut segmenter) = Segmenter::new(lost, mss) {
                 while let Some(len) = segmenter.next_len() {
@@ -81,18 +83,25 @@ impl Emit<'_> {
         // An answer to a packet gets no look at the room beforehand; lost like any packet.
         let Some(slot) = queue.slot(ETHERNET + len) else {
             let result = fill(lost);
-            self.last = wire::sequence_numbers(lost);
+            (self.last, self.sent) = noted(lost, self.sent);
             return result;
         };
         wire::ethernet(slot, self.destination, self.source, self.ethertype);
         let packet = &mut slot[ETHERNET..];
         let result = fill(packet);
         wire::finish_tcp(packet);
-        self.last = wire::sequence_numbers(packet);
+        (self.last, self.sent) = noted(packet, self.sent);
         self.packets += 1;
         self.bytes += (ETHERNET + len) as u64;
         result
     }
+}
+
+/// The numbers of a segment, and what is behind all text once it is sent.
+fn noted(packet: &[u8], sent: u32) -> ((u32, u32), u32) {
+    let numbers = wire::sequence_numbers(packet);
+    let end = numbers.0.wrapping_add(wire::payload_within(packet, packet.len()) as u32);
+    (numbers, if end.wrapping_sub(sent).cast_signed() > 0 { end } else { sent })
 }
 
 /// See the module.

@@ -7,7 +7,7 @@
 use super::{
     super::{
         config::Allocate,
-        wire::{self, ACK, RST, SYN, Segment},
+        wire::{self, ACK, FIN, RST, SYN, Segment},
     },
     State,
     device::{Emit, TIMESTAMPS, Wire, capabilities},
@@ -63,6 +63,8 @@ pub(crate) struct Flow {
     largest: usize,
     /// Sequence and acknowledgement number of the last segment sent.
     pub(crate) last: (u32, u32),
+    /// The sequence number behind all that was sent at least once, our end aside.
+    sent: u32,
     /// The sequence number behind all that was written for the guest.
     edge: u32,
     /// What is added to the time in timestamps.
@@ -70,6 +72,10 @@ pub(crate) struct Flow {
     first: FirstSegment,
     /// A probe of the guest's closed window may still be due, though nothing is left to send: what the guest acknowledged.
     probing: Option<u32>,
+    /// The guest's window was closed when it was last heard of.
+    shut: bool,
+    /// Our end waits for the bytes before it: see [`Flow::finish`].
+    ending: bool,
     /// Segments in a row that said nothing new.
     repeats: u8,
 }
@@ -170,10 +176,13 @@ impl Flow {
             path: mtu,
             largest,
             last: (0, 0),
+            sent: start.number.wrapping_add(1),
             edge: start.number.wrapping_add(1),
             stamp: start.stamp.unwrap_or_default(),
             first: FirstSegment::Answered,
             probing: None,
+            shut: false,
+            ending: false,
             repeats: 0,
         }
     }
@@ -214,7 +223,7 @@ impl Flow {
 
     /// Takes a packet of this connection in. What it causes is sent with [`Flow::send`].
     pub(crate) fn receive(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
-        emit.last = self.last;
+        (emit.last, emit.sent) = (self.last, self.sent);
         emit.path = self.path;
         self.set_stamp(now);
         let before = self.socket().state();
@@ -227,7 +236,11 @@ impl Flow {
         } else {
             self.take(now, packet, emit);
         }
-        self.last = emit.last;
+        let shut = wire::window(packet) == 0;
+        if core::mem::replace(&mut self.shut, shut) && !shut {
+            self.reopened(now, packet, emit);
+        }
+        (self.last, self.sent) = (emit.last, emit.sent);
         if self.first != FirstSegment::Answered {
             self.learn(before, packet);
         }
@@ -242,9 +255,35 @@ impl Flow {
 
     /// The guest has ended: what it says all the same is ignored (RFC 9293 section 3.10.7.4, seventh). smoltcp 0.14 takes it, and
     /// whoever would read it has left.
+    ///
+    /// In LAST-ACK it ignores windows too, unless something is acknowledged with them. One that closes would have it probe for
+    /// one that opens, and not send again what was lost meanwhile. So it is told that a byte may come, which it sends again.
     #[inline(never)]
     fn take_without_text(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
-        self.take(now, wire::without_text(packet, &mut [0; wire::MOST_HEADERS]), emit);
+        let mut room = [0; wire::MOST_HEADERS];
+        if self.socket().state() == State::LastAck && wire::window(packet) == 0 {
+            self.take(now, wire::with_window(packet, &mut room, 1), emit);
+        } else {
+            self.take(now, wire::without_text(packet, &mut room), emit);
+        }
+    }
+
+    /// The guest's window was closed, and is open again.
+    ///
+    /// smoltcp 0.14 forgets to send again what is under way when a window closes, and does not think of it when it opens. A
+    /// guest that has lost some of it would wait for ever. The same acknowledgement three times is how it would say so
+    /// (RFC 5681 section 3.2).
+    #[inline(never)]
+    fn reopened(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
+        let Some(segment) = wire::segment_of(packet).filter(|segment| segment.flags & (SYN | ACK | RST) == ACK) else {
+            return;
+        };
+        if emit.sent.wrapping_sub(segment.acknowledgement).cast_signed() > 0 {
+            let sequence = segment.sequence.wrapping_add(segment.len as u32 + u32::from(segment.flags & FIN != 0));
+            for _ in 0..3 {
+                self.acknowledge(now, (sequence, segment.acknowledgement), segment.window, emit);
+            }
+        }
     }
 
     /// Our end may just have been acknowledged, with a window of zero: see [`Flow::stop_probing`].
@@ -264,13 +303,18 @@ impl Flow {
     /// one in the guest's name, that acknowledges what the guest did. It is in sequence, as the last acknowledgement sent
     /// says what the guest sends next: smoltcp has none to send in between.
     fn stop_probing(&mut self, now: Instant, acknowledgement: u32, emit: &mut Emit<'_>) {
+        self.acknowledge(now, (emit.last.1, acknowledgement), 1, emit);
+    }
+
+    /// Gives smoltcp an acknowledgement in the guest's name.
+    fn acknowledge(&mut self, now: Instant, (sequence, acknowledgement): (u32, u32), window: u16, emit: &mut Emit<'_>) {
         let (Some(local), Some(remote)) = (self.socket().local_endpoint(), self.socket().remote_endpoint()) else {
             return;
         };
         let mut packet = [0; wire::IPV6 + wire::TCP];
         let packet = &mut packet[..wire::head(local.addr.into()) + wire::TCP];
         let (guest, to) = ((remote.addr.into(), remote.port), (local.addr.into(), local.port));
-        wire::bare_segment(packet, guest, to, emit.last.1, acknowledgement, ACK, 1);
+        wire::bare_segment(packet, guest, to, sequence, acknowledgement, ACK, window);
         self.take(now, packet, emit);
     }
 
@@ -358,6 +402,9 @@ impl Flow {
 
     /// Bytes that may be written now.
     pub(crate) fn room(&self) -> usize {
+        if self.ending {
+            return 0;
+        }
         let socket = self.socket();
         let room = socket.send_capacity() - socket.send_queue();
         match self.first {
@@ -383,9 +430,26 @@ impl Flow {
         given
     }
 
+    /// Nothing more will be written.
+    ///
+    /// In LAST-ACK smoltcp 0.14 ignores a window that opens unless something is acknowledged with it, and probes instead, at
+    /// ever longer intervals. So it gets there only once the guest's window has let everything pass.
+    pub(crate) fn finish(&mut self) {
+        if self.socket().state() == State::CloseWait && self.socket().send_queue() > 0 {
+            self.ending = true;
+        } else {
+            self.socket_mut().close();
+        }
+    }
+
+    /// Whether our end has waited for long enough.
+    fn may_end(&self, sent: u32) -> bool {
+        self.ending && (self.socket().send_queue() == 0 || sent == self.edge && !self.shut)
+    }
+
     /// Sends what there is to send, [`TURN`] segments at most.
     pub(crate) fn send(&mut self, now: Instant, emit: &mut Emit<'_>) -> Progress {
-        emit.last = self.last;
+        (emit.last, emit.sent) = (self.last, self.sent);
         emit.path = self.path;
         self.set_stamp(now);
         emit.exhausted = false;
@@ -402,6 +466,11 @@ impl Flow {
             }
             if result == PollResult::None {
                 self.repeats = 0;
+                if self.may_end(emit.sent) {
+                    self.ending = false;
+                    self.socket_mut().close();
+                    continue;
+                }
                 progress = Progress::Idle;
                 break;
             }
@@ -414,7 +483,7 @@ impl Flow {
                 break;
             }
         }
-        self.last = emit.last;
+        (self.last, self.sent) = (emit.last, emit.sent);
         progress
     }
 
@@ -557,6 +626,7 @@ mod tests {
             path: 1500,
             scratch,
             last: (0, 0),
+            sent: 0,
             exhausted: false,
             work: 0,
             packets: 0,
@@ -587,6 +657,118 @@ mod tests {
         let late = Instant::from_millis(100_000);
         let sent = [(); 3].map(|()| flow.send(late, &mut emit));
         assert_eq!(sent, [Progress::More, Progress::More, Progress::Stuck]);
+    }
+
+    /// A connection that a guest has opened, and whose segments have these numbers in turn.
+    struct Talk {
+        flow: Flow,
+        /// The number of our first byte, and of the guest's next one.
+        first: u32,
+        next: u32,
+    }
+
+    const GUEST: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 127, 2)), 1000);
+    const LOCAL: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9)), 80);
+
+    impl Talk {
+        fn new(window: u16, emit: &mut Emit<'_>) -> Self {
+            let buffers = Buffers::new(|len| Some(vec![0; len]), 16_384).unwrap();
+            let flow = Flow::listen(Instant::ZERO, LOCAL, buffers, 1500, Start { number: 1, stamp: None });
+            let mut talk = Self { flow, first: 0, next: 1 };
+            talk.say(Instant::ZERO, SYN, 0, window, emit);
+            talk.first = emit.last.0.wrapping_add(1);
+            talk.say(Instant::ZERO, ACK, 0, window, emit);
+            talk
+        }
+
+        /// The guest says that it has so many bytes, and its window; what follows is sent.
+        fn say(&mut self, now: Instant, flags: u8, has: u32, window: u16, emit: &mut Emit<'_>) {
+            let mut packet = [0; wire::IPV4 + wire::TCP];
+            let has = self.first.wrapping_add(has);
+            wire::bare_segment(&mut packet, GUEST, LOCAL, self.next, has, flags, window);
+            self.next += u32::from(flags & (SYN | FIN) != 0);
+            self.flow.receive(now, &packet, emit);
+            self.flow.send(now, emit);
+        }
+
+        fn write(&mut self, bytes: usize, emit: &mut Emit<'_>) {
+            assert_eq!(self.flow.write(|_| bytes), bytes);
+            self.flow.send(Instant::ZERO, emit);
+        }
+
+        /// Bytes before the last segment.
+        fn last(&self, emit: &Emit<'_>) -> u32 {
+            emit.last.0.wrapping_sub(self.first)
+        }
+    }
+
+    #[test]
+    fn our_end_is_sent_with_the_bytes_before_it_if_the_window_lets_it() {
+        let mut scratch = vec![0; 65_535];
+        let mut emit = nowhere(&mut scratch);
+        let mut talk = Talk::new(10_000, &mut emit);
+        talk.say(Instant::ZERO, FIN | ACK, 0, 10_000, &mut emit);
+        assert_eq!(talk.flow.write(|_| 3000), 3000);
+        talk.flow.finish();
+        talk.flow.send(Instant::ZERO, &mut emit);
+        assert_eq!((talk.flow.socket().state(), talk.last(&emit)), (State::LastAck, 3000));
+        talk.say(Instant::ZERO, ACK, 3001, 10_000, &mut emit);
+        assert_eq!(talk.flow.socket().state(), State::Closed);
+    }
+
+    #[test]
+    fn a_window_that_opens_late_is_heard_though_both_sides_have_ended() {
+        let mut scratch = vec![0; 65_535];
+        let mut emit = nowhere(&mut scratch);
+        let mut talk = Talk::new(0, &mut emit);
+        talk.say(Instant::ZERO, FIN | ACK, 0, 0, &mut emit);
+        talk.write(3000, &mut emit);
+        talk.flow.finish();
+        talk.flow.send(Instant::ZERO, &mut emit);
+        assert_eq!((talk.flow.room(), talk.last(&emit)), (0, 0));
+        let later = Instant::from_millis(40_000);
+        talk.flow.send(later, &mut emit);
+        talk.say(later, ACK, 0, 10_000, &mut emit);
+        assert_eq!((talk.flow.socket().state(), talk.last(&emit)), (State::LastAck, 3000));
+    }
+
+    #[test]
+    fn what_was_lost_before_a_window_closed_is_sent_again_when_it_opens() {
+        for ends in [false, true] {
+            let mut scratch = vec![0; 65_535];
+            let mut emit = nowhere(&mut scratch);
+            let mut talk = Talk::new(10_000, &mut emit);
+            if ends {
+                talk.say(Instant::ZERO, FIN | ACK, 0, 10_000, &mut emit);
+            }
+            talk.write(3000, &mut emit);
+            assert_eq!(talk.flow.sent.wrapping_sub(talk.first), 3000);
+            talk.say(Instant::ZERO, ACK, 1000, 0, &mut emit);
+            assert_ne!(talk.last(&emit), 1000);
+            talk.say(Instant::from_millis(1), ACK, 1000, 10_000, &mut emit);
+            assert_eq!(talk.last(&emit), 1000, "guest has ended: {ends}");
+        }
+    }
+
+    #[test]
+    fn what_was_lost_before_a_window_closed_is_sent_again_though_both_sides_have_ended() {
+        let mut scratch = vec![0; 65_535];
+        let mut emit = nowhere(&mut scratch);
+        let mut talk = Talk::new(10_000, &mut emit);
+        talk.say(Instant::ZERO, FIN | ACK, 0, 10_000, &mut emit);
+        talk.write(3000, &mut emit);
+        talk.flow.finish();
+        talk.flow.send(Instant::ZERO, &mut emit);
+        talk.say(Instant::ZERO, ACK, 1000, 0, &mut emit);
+        talk.say(Instant::from_millis(1), ACK, 1000, 10_000, &mut emit);
+        let later = Instant::from_millis(2000);
+        talk.flow.send(later, &mut emit);
+        assert_eq!(talk.last(&emit), 1000);
+        // The byte that came opens the window.
+        talk.say(later, ACK, 1001, 10_000, &mut emit);
+        assert_eq!(talk.flow.socket().state(), State::LastAck);
+        talk.say(later, ACK, 3001, 10_000, &mut emit);
+        assert_eq!(talk.flow.socket().state(), State::Closed);
     }
 
     /// smoltcp draws our initial number itself; here is seen whether it draws the one that it should.
