@@ -30,7 +30,7 @@ const SESSIONS: usize = 6;
 /// Ethernet and IPv4 headers, and with IPv6.
 const HEADS: usize = 14 + 20;
 const HEADS_V6: usize = 14 + 40;
-const GATEWAY_MAC: [u8; 6] = [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd];
+pub(crate) const GATEWAY_MAC: [u8; 6] = [0x5a, 0x94, 0xef, 0xe4, 0x0c, 0xdd];
 const PREFIX: u128 = 0xfd00_0001 << 96;
 const LINK_LOCAL: u128 = 0xfe80 << 112;
 
@@ -437,6 +437,6 @@ fn chunk(rest: &[u8]) -> (&[u8], &[u8]) {
     rest.split_at((usize::from(*len) * 2).min(rest.len()))
 }
 
-const fn mac(n: u8) -> [u8; 6] {
+pub(crate) const fn mac(n: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, n & 1]
 }

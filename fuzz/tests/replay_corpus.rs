@@ -50,10 +50,11 @@ fn the_committed_corpora_of_offload_pass() {
 }
 
 #[test]
-fn the_committed_corpora_of_the_enclaves_loops_pass() {
+fn the_committed_corpora_of_the_loops_pass() {
     passes("loop_egress", nitrotap_fuzz::loop_egress);
     passes("loop_ingress", nitrotap_fuzz::loop_ingress);
     passes("loop_link", nitrotap_fuzz::loop_link);
+    passes("loop_host", nitrotap_fuzz::loop_host);
 }
 
 fn passes(name: &str, target: impl Fn(&[u8])) {
