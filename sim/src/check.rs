@@ -24,6 +24,8 @@ pub enum Invariant {
     BoundedEnd,
     /// A half-closed connection still delivers everything.
     HalfClose,
+    /// The end of a connection is told as what it was, a reset as a reset and an end as an end, and of that connection.
+    Ends,
     /// No queue, table or buffer exceeds its bound.
     Bounds,
     /// A sender never exceeds the credit it was given.
@@ -52,6 +54,7 @@ impl fmt::Display for Invariant {
             Self::OneAnswer => "every request gets exactly one answer or an explicit error",
             Self::BoundedEnd => "a connection ends on both sides in bounded time",
             Self::HalfClose => "half-close delivers everything",
+            Self::Ends => "a reset arrives as a reset, and an end as an end",
             Self::Bounds => "every queue stays within its bound",
             Self::Credit => "credit is never exceeded",
             Self::Causality => "packets arrive when they are due",

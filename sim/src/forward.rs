@@ -5,6 +5,7 @@ mod events;
 mod go;
 mod ingress;
 mod link;
+mod patience;
 mod stream;
 mod thread;
 
@@ -35,4 +36,6 @@ pub(crate) struct Enclave {
     pub(crate) ledger: FrameLedger,
     pub(crate) costs: ForwarderCosts,
     pub(crate) mtu: u16,
+    /// Its threads stall now and then, from this seed on.
+    pub(crate) stalls: Option<u64>,
 }

@@ -14,6 +14,7 @@ mod campaign;
 mod clients;
 mod datagrams;
 mod faults;
+mod parting;
 mod pattern;
 mod plan;
 mod rogue;

@@ -11,7 +11,7 @@ mod boot;
 mod side;
 
 pub(crate) use boot::PUBLISHED_APP;
-pub(crate) use boot::{ECHO, ENCLAVE_CID, HOST_CID, PUBLISHED_ECHO};
+pub(crate) use boot::{ECHO, ENCLAVE_CID, HOST_CID, PARTING, PUBLISHED_ECHO, PUBLISHED_PARTING};
 pub use side::{ClientSide, ServerListener, ServerSide, ServerStream};
 
 use crate::{

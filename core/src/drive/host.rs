@@ -288,6 +288,14 @@ impl<W: World> Host<W> {
         self.counters.turn_work = self.turns.most();
         self.counters.capture_lost = self.world.lost();
         let Self { world, gateway, counters, links, flows, turns, .. } = self;
-        world.publish(View { gateway, counters, links, flows, work: turns.spent(), waiting: turns.waiting() });
+        world.publish(View {
+            gateway,
+            counters,
+            links,
+            flows,
+            work: turns.spent(),
+            waiting: turns.waiting(),
+            sources: turns.sources(),
+        });
     }
 }

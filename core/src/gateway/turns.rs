@@ -122,6 +122,12 @@ impl<S: Copy + Ord> Turns<S> {
         self.tenants.values().map(|tenant| tenant.waiting.len()).sum()
     }
 
+    /// How many different things wait.
+    #[must_use]
+    pub fn sources(&self) -> usize {
+        self.known.len()
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {

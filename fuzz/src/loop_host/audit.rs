@@ -30,6 +30,7 @@ impl Outside<'_> {
         assert!(view.work() <= MOST_WORK, "{} units of work in a turn", view.work());
         let ports = self.ports.iter().filter(|port| port.handle.strong_count() > 0).count() as u64;
         let sources = view.links() as u64 + counters.tcp_flows + counters.sessions + ports;
+        assert_eq!(view.waiting(), view.sources(), "places in the list of what waits, and what waits");
         assert!(view.waiting() as u64 <= sources, "{} wait for their turn, of {sources}", view.waiting());
         assert_eq!(view.counters().settles_cut, 0, "two parts keep each other busy");
         let mut seen = Seen::default();

@@ -1,7 +1,7 @@
 //! The outbound thread's world: a modelled TAP, a modelled stream, and what calls on them cost.
 
-use super::{Enclave, events::Events, stream::FrameStream, thread, thread::Thread};
-use crate::{cpu::Process, mailbox::Orders};
+use super::{Enclave, events::Events, patience::Patience, stream::FrameStream, thread, thread::Thread};
+use crate::{cpu::Process, mailbox::Orders, time::Instant};
 use nitrotap_core::{
     drive::{
         Errno, Event,
@@ -18,7 +18,13 @@ pub(super) struct Outside {
     orders: Orders<Order<FrameStream>>,
     events: Rc<Events>,
     counters: Rc<Cell<EgressCounters>>,
+    patience: Patience,
+    /// The thread does not run before.
+    stalled: Instant,
 }
+
+/// Reads of the TAP between two looks at the orders; see [`nitrotap_core::drive::egress`].
+const READS: u32 = 1024;
 
 impl Outside {
     pub(super) fn new(
@@ -29,7 +35,8 @@ impl Outside {
         counters: Rc<Cell<EgressCounters>>,
     ) -> Self {
         let thread = Thread::new(process, enclave.clock, enclave.costs.wake_ns);
-        Self { enclave, thread, orders, events, counters }
+        let patience = Patience::new(READS, enclave.audit.clone(), enclave.clock);
+        Self { enclave, thread, orders, events, counters, patience, stalled: Instant::ZERO }
     }
 }
 
@@ -41,6 +48,7 @@ impl World for Outside {
     }
 
     fn read_tap_offloaded(&mut self, header: &mut [u8; VNET_LEN], frame: &mut [u8]) -> Result<usize, Errno> {
+        self.patience.read(!self.orders.is_empty());
         let packet = self.enclave.tap.read_packet().ok_or(Errno::AGAIN)?;
         let len = packet.bytes.len();
         frame[..len].copy_from_slice(&packet.bytes);
@@ -56,11 +64,12 @@ impl World for Outside {
     }
 
     fn take_order(&mut self) -> Option<Order<FrameStream>> {
+        self.patience.look();
         self.orders.take()
     }
 
     fn tell(&mut self, event: Event) {
-        self.events.push(event);
+        self.stalled = self.events.push(event);
     }
 
     fn publish(&mut self, counters: &EgressCounters) {
@@ -71,6 +80,8 @@ impl World for Outside {
     }
 
     async fn wait(&mut self, awaited: Awaited<'_, FrameStream>) -> Result<(), Errno> {
+        self.enclave.clock.sleep_until(self.stalled).await;
+        self.patience.sleep(self.orders.overlooked()).await;
         let order = self.orders.arrived();
         match awaited {
             Awaited::Frame => self.thread.sleep(thread::either(order, self.enclave.tap.readable())).await,
@@ -78,6 +89,7 @@ impl World for Outside {
                 self.thread.sleep(thread::either(order, poll_fn(|cx| stream.poll_writable(cx)))).await;
             }
         }
+        self.orders.tell();
         Ok(())
     }
 

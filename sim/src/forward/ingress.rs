@@ -5,6 +5,7 @@
 use super::{
     Enclave,
     events::Events,
+    patience::Patience,
     stream::{FrameStream, identity},
     thread,
     thread::Thread,
@@ -29,7 +30,13 @@ pub(super) struct Outside {
     counters: Rc<Cell<IngressCounters>>,
     /// Frames that the TAP has yet to get, and how often.
     due: BTreeMap<u64, u32>,
+    patience: Patience,
+    /// The thread does not run before.
+    stalled: Instant,
 }
+
+/// Reads of the stream between two looks at the orders; see [`nitrotap_core::drive::ingress`].
+const READS: u32 = 1;
 
 impl Outside {
     pub(super) fn new(
@@ -40,7 +47,8 @@ impl Outside {
         counters: Rc<Cell<IngressCounters>>,
     ) -> Self {
         let thread = Thread::new(process, enclave.clock, enclave.costs.wake_ns);
-        Self { enclave, thread, orders, events, counters, due: BTreeMap::new() }
+        let patience = Patience::new(READS, enclave.audit.clone(), enclave.clock);
+        Self { enclave, thread, orders, events, counters, due: BTreeMap::new(), patience, stalled: Instant::ZERO }
     }
 
     /// Frames that are for the TAP.
@@ -80,6 +88,7 @@ impl World for Outside {
     type Stream = FrameStream;
 
     fn read(&mut self, stream: &FrameStream, space: &mut [u8]) -> Result<usize, Errno> {
+        self.patience.read(!self.orders.is_empty());
         let costs = self.enclave.costs.stream_read;
         self.thread.owe(costs.ns);
         let n = stream.read(space)?;
@@ -120,6 +129,7 @@ impl World for Outside {
     }
 
     fn take_order(&mut self) -> Option<Order<FrameStream>> {
+        self.patience.look();
         let order = self.orders.take()?;
         if let Order::Attach { stream, received, .. } = &order {
             // What the stream did not give was made to wake the kernel's connections.
@@ -131,7 +141,7 @@ impl World for Outside {
     }
 
     fn tell(&mut self, event: Event) {
-        self.events.push(event);
+        self.stalled = self.events.push(event);
     }
 
     fn publish(&mut self, counters: &IngressCounters) {
@@ -140,11 +150,14 @@ impl World for Outside {
 
     async fn wait(&mut self, stream: Option<&FrameStream>) -> Result<(), Errno> {
         self.check_rest();
+        self.enclave.clock.sleep_until(self.stalled).await;
+        self.patience.sleep(self.orders.overlooked()).await;
         let order = self.orders.arrived();
         match stream {
             Some(stream) => self.thread.sleep(thread::either(order, poll_fn(|cx| stream.poll_readable(cx)))).await,
             None => self.thread.sleep(order).await,
         }
+        self.orders.tell();
         Ok(())
     }
 

@@ -7,9 +7,11 @@ use super::{
     stream::{FrameStream, SeenStream},
 };
 use crate::{
+    check::Invariant,
     cpu::Process,
     group::Group,
     mailbox::Orders,
+    rng,
     stream::{Connect, SimStream},
     time::{Instant, SkewedClock},
     trace,
@@ -20,7 +22,7 @@ use nitrotap_core::{
         self, Errno,
         link::{News, Notice, World},
     },
-    link::{Config, DialFailure, Link, LinkCounters, State, Status},
+    link::{Config, DialFailure, Down, Failure, Link, LinkCounters, State, Status},
     offload::Merge,
     tap::{Egress, EgressCounters, Ingress, IngressCounters},
 };
@@ -83,7 +85,8 @@ impl Nitrotap {
         let Self { enclave, clock, config, threads: [out, inn] } = self;
         let seen = Rc::new(Seen::default());
         let (egress_orders, ingress_orders) = (Orders::default(), Orders::default());
-        let events = Rc::new(Events::default());
+        let stalls = enclave.stalls.map(|seed| rng::stream(seed, "stalls"));
+        let events = Rc::new(Events::new(enclave.clock, stalls));
         let mtu = enclave.mtu;
         let tap = (config.mac, config.address.into());
 
@@ -187,7 +190,17 @@ impl World for Outside {
         }
     }
 
-    fn tell(&mut self, _notice: Notice) {}
+    fn tell(&mut self, notice: Notice) {
+        let Notice::Failed { failure: Failure::Lost(why @ (Down::Closed | Down::Truncated | Down::Io(_))), .. } =
+            notice
+        else {
+            return;
+        };
+        if self.seen.stream.borrow().is_over() == Some(false) {
+            let detail = format!("the link is given up ({why}), and its stream is as good as new");
+            self.enclave.audit.fail(self.enclave.clock.now(), Invariant::Ends, detail);
+        }
+    }
 
     async fn wait(&mut self, stream: Option<&mut FrameStream>, deadline: Option<Instant>) -> News<FrameStream> {
         let result = tokio::select! {

@@ -14,7 +14,7 @@ use crate::{
 use nitrotap_core::{drive::Errno, frame::MIN_FRAME, link::CONNECT_REQUEST};
 use std::{
     cell::{Cell, RefCell},
-    fmt,
+    fmt, io,
     rc::{Rc, Weak},
     task::{Context, Poll},
 };
@@ -35,6 +35,8 @@ struct Inner {
     given: Cell<usize>,
     /// Frames that it has given, and that nobody has yet to answer for.
     unclaimed: RefCell<Vec<u64>>,
+    /// A call has said that it has ended or failed.
+    over: Cell<bool>,
 }
 
 impl Drop for Inner {
@@ -61,12 +63,16 @@ impl FrameStream {
             request,
             given: Cell::default(),
             unclaimed: RefCell::default(),
+            over: Cell::default(),
         }))
     }
 
     pub(super) fn read(&self, space: &mut [u8]) -> Result<usize, Errno> {
         let Inner { stream, clock, ledger, inn, given, unclaimed, .. } = &*self.0;
-        let n = stream.try_recv(space).map_err(|error| errno(&error))?;
+        let n = self.told(stream.try_recv(space))?;
+        if n == 0 && !space.is_empty() {
+            self.0.over.set(true);
+        }
         given.set(given.get() + n);
         inn.borrow_mut().take(&space[..n], |frame| {
             // Shorter ones are skipped, and who sends them has no books.
@@ -80,11 +86,19 @@ impl FrameStream {
 
     pub(super) fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         let Inner { stream, ledger, out, request, .. } = &*self.0;
-        let n = stream.try_send(bytes).map_err(|error| errno(&error))?;
+        let n = self.told(stream.try_send(bytes))?;
         let before = request.get().min(n);
         request.set(request.get() - before);
         out.borrow_mut().take(&bytes[before..n], |frame| ledger.sent(stream.local(), Way::Out, frame));
         Ok(n)
+    }
+
+    fn told(&self, result: io::Result<usize>) -> Result<usize, Errno> {
+        result.map_err(|error| {
+            let errno = errno(&error);
+            self.0.over.set(self.0.over.get() || !matches!(errno, Errno::AGAIN | Errno::INTR));
+            errno
+        })
     }
 
     /// Bytes that it has given so far.
@@ -118,6 +132,11 @@ pub(super) struct SeenStream(Weak<Inner>);
 impl SeenStream {
     pub(super) fn stream(&self) -> Option<SimStream> {
         self.0.upgrade().map(|inner| inner.stream.clone())
+    }
+
+    /// Whether a call on it has said that it has ended or failed.
+    pub(super) fn is_over(&self) -> Option<bool> {
+        self.0.upgrade().map(|inner| inner.over.get())
     }
 }
 

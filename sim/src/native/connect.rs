@@ -31,7 +31,7 @@ pub(super) async fn serve(listener: Listener, host: Rc<Host>, orders: Orders<Ord
             if let Some(received) = early {
                 let peer = stream.peer();
                 orders.send(Order::Request(Request::Attach(Box::new(Attach {
-                    stream: Socket::of_frames(stream, host),
+                    stream: Socket::of_frames(stream, host, &received),
                     kind: LinkKind::Stream(Framing::Hyperkit),
                     tenant: tenant(peer),
                     peer: format!("vsock://{peer}"),

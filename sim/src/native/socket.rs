@@ -8,10 +8,12 @@ use crate::{
     ledger::Way,
     stream::{Connect, SimStream, errno},
     trace::{Actor, Event, hash_bytes},
+    world::ENCLAVE_CID,
 };
 use nitrotap_core::{
     drive::{Errno, host::Source},
     frame::MIN_FRAME,
+    time::Instant,
 };
 use std::{
     cell::RefCell,
@@ -19,12 +21,14 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 /// See the module. It is closed when it is dropped.
 pub(super) struct Socket {
     pub(super) end: End,
-    pub(super) source: Option<Source>,
+    /// What it is watched as, and that it is.
+    pub(super) source: Option<(Source, Rc<()>)>,
     /// It ends with a reset.
     reset: bool,
     pub(super) frames: Option<Rc<Frames>>,
@@ -58,9 +62,10 @@ impl Socket {
         Self { end, source: None, reset: false, frames: None }
     }
 
-    /// A stream of frames.
-    pub(super) fn of_frames(stream: SimStream, host: Rc<Host>) -> Self {
+    /// A stream of frames, of which `received` has been read already.
+    pub(super) fn of_frames(stream: SimStream, host: Rc<Host>, received: &[u8]) -> Self {
         let frames = Rc::new(Frames { host, stream: stream.clone(), state: RefCell::default() });
+        frames.came(received);
         Self { end: End::Stream(stream), source: None, reset: false, frames: Some(frames) }
     }
 
@@ -98,7 +103,12 @@ impl Socket {
     pub(super) fn read(&mut self, space: &mut [u8]) -> Result<usize, Errno> {
         self.settle()?;
         let End::Stream(stream) = &self.end else { return Err(Errno::AGAIN) };
-        stream.try_recv(space).map_err(|error| errno(&error))
+        let n = stream.try_recv(space).map_err(|error| errno(&error))?;
+        if let Some(frames) = &self.frames {
+            frames.came(&space[..n]);
+            frames.state.borrow_mut().over |= n == 0;
+        }
+        Ok(n)
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
@@ -128,7 +138,16 @@ struct State {
     /// What faults have yet to write, and how much of the first is written.
     faults: VecDeque<(Vec<u8>, Foul)>,
     sent: usize,
+    came: Carver,
+    /// When each frame was read that the gateway has yet to get.
+    due: VecDeque<Instant>,
+    /// Its end was read.
+    over: bool,
 }
+
+/// How long a frame that was read may wait for the gateway. What is beyond a turn's share is done in the next; only a link that
+/// is to rest keeps it for longer.
+const MOST_WAIT: Duration = Duration::from_secs(1);
 
 impl Frames {
     /// Puts bytes between two frames that are none of the gateway's.
@@ -140,6 +159,36 @@ impl Frames {
     /// Whether a fault waits for room.
     pub(super) fn is_foul(&self) -> bool {
         !self.state.borrow().faults.is_empty()
+    }
+
+    /// Bytes that were read.
+    fn came(&self, bytes: &[u8]) {
+        let now = self.host.clock.now();
+        let State { came, due, .. } = &mut *self.state.borrow_mut();
+        came.take(bytes, |frame| {
+            if frame.len() >= MIN_FRAME {
+                due.push_back(now);
+            }
+        });
+    }
+
+    /// The gateway gets a frame.
+    pub(super) fn handed(&self, now: Instant) {
+        let came = self.state.borrow_mut().due.pop_front();
+        // Others than the enclave may have to rest.
+        let waited = came.filter(|_| self.stream.peer().cid == ENCLAVE_CID).map_or(Duration::ZERO, |at| now.since(at));
+        self.host.audit.check(now, Invariant::Frames, came.is_some() && waited <= MOST_WAIT, || {
+            format!("a frame waited for {waited:?} for the gateway; it had come: {}", came.is_some())
+        });
+    }
+
+    /// The link is given up. If that is because its end was read, what had come before must have reached the gateway.
+    pub(super) fn ended(&self) {
+        let State { due, over, .. } = &*self.state.borrow();
+        self.host.audit.check(self.host.clock.now(), Invariant::Frames, due.is_empty() || !over, || {
+            let peer = self.stream.peer();
+            format!("stream {peer} has ended, and {} of its frames have not reached the gateway", due.len())
+        });
     }
 
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
@@ -161,7 +210,7 @@ impl Frames {
     /// Writes what faults have to write, as far as there is room.
     pub(super) fn foul(&self) {
         let mut state = self.state.borrow_mut();
-        let State { carver, faults, sent } = &mut *state;
+        let State { carver, faults, sent, .. } = &mut *state;
         while carver.is_between_frames()
             && let Some((bytes, foul)) = faults.front()
         {

@@ -43,9 +43,6 @@ const MOST_WORK: u64 = turns::TURN + 4 * FLIGHT;
 /// Work that one step may be at most: a turn's share of reading a link.
 const FLIGHT: u64 = 2048;
 
-/// Published ports that there are at most.
-const PORTS: u64 = 16;
-
 pub(super) struct Outside {
     pub(super) host: Rc<Host>,
     seen: Rc<Seen>,
@@ -53,6 +50,8 @@ pub(super) struct Outside {
     pub(super) epoll: Epoll,
     pub(super) outlook: Outlook,
     links: BTreeMap<PortId, (Addr, Weak<Frames>)>,
+    /// What is watched, and what was and may wait for its turn still.
+    watched: BTreeMap<Source, Weak<()>>,
     /// Processor time of what was done since it was last paid for.
     owed_ns: u64,
     /// Something was done in this turn.
@@ -73,6 +72,7 @@ impl Outside {
             epoll: Epoll::default(),
             outlook,
             links: BTreeMap::new(),
+            watched: BTreeMap::new(),
             owed_ns: 0,
             busy: false,
             by_timer: false,
@@ -92,6 +92,27 @@ impl Outside {
         if let Ok(n) = moved {
             self.owe(op.bytes(*n));
         }
+    }
+
+    /// Has something watched as long as what this gives is kept.
+    fn watched(&mut self, source: Source) -> Rc<()> {
+        let alive = Rc::new(());
+        self.watched.insert(source, Rc::downgrade(&alive));
+        alive
+    }
+
+    /// Each thing waits once for its turn, and nothing that was never there; what has ended meanwhile is passed over then.
+    fn check_waiting(&mut self, now: Instant, waiting: usize, sources: usize) {
+        self.host.audit.check(now, Invariant::Bounds, waiting == sources, || {
+            format!("{waiting} places in the list of what waits for its turn, for {sources}")
+        });
+        if waiting == 0 {
+            self.watched.retain(|_, alive| alive.strong_count() > 0);
+        }
+        let known = self.watched.len();
+        self.host
+            .audit
+            .check(now, Invariant::Bounds, waiting <= known, || format!("{waiting} wait for their turn, of {known}"));
     }
 
     /// The machine and port that an address of the world is.
@@ -128,7 +149,7 @@ impl Streams for Outside {
     }
 
     fn watch(&mut self, socket: &mut Socket, source: Source) -> Result<(), Errno> {
-        socket.source = Some(source);
+        socket.source = Some((source, self.watched(source)));
         if let Some(stream) = socket.stream() {
             stream.watch(self.epoll.watcher(source));
         }
@@ -147,11 +168,11 @@ impl Streams for Outside {
         self.call(if socket.frames.is_some() { self.host.costs.link_read } else { self.host.costs.world_read }, &read);
         // Linux gives all there is. Bytes that a fault of the modelled stream holds back come a moment later, and are told of;
         // an end that is there already is not told of again.
-        if let (Ok(n), Some(source), Some(stream)) = (read, socket.source, socket.stream())
+        if let (Ok(n), Some((source, _)), Some(stream)) = (read, &socket.source, socket.stream())
             && n < space.len()
             && stream.held() > 0
         {
-            self.epoll.readable(source);
+            self.epoll.readable(*source);
         }
         read
     }
@@ -185,6 +206,7 @@ impl Streams for Outside {
 pub(super) struct Port {
     listener: Listener,
     source: Source,
+    _alive: Rc<()>,
 }
 
 impl Ports for Outside {
@@ -194,7 +216,7 @@ impl Ports for Outside {
         let Local::Tcp(address) = local else { return Err(io::ErrorKind::Unsupported.into()) };
         let listener = self.host.net.listen(address.port().into())?;
         self.epoll.readable(source);
-        Ok((Port { listener, source }, *address))
+        Ok((Port { listener, source, _alive: self.watched(source) }, *address))
     }
 
     fn accept(&mut self, port: &mut Port) -> Result<(Socket, Option<SocketAddr>), Errno> {
@@ -277,8 +299,11 @@ impl Control for Outside {
 
     fn tell(&mut self, notice: Notice<'_>) {
         if let Notice::LinkDown { link, .. } = notice
-            && let Some((peer, _)) = self.links.remove(&link)
+            && let Some((peer, frames)) = self.links.remove(&link)
         {
+            if let Some(frames) = frames.upgrade() {
+                frames.ended();
+            }
             self.host.trace.note(self.host.clock.now(), Actor::Gateway, Event::StreamReset, peer.port, 0, 0);
         }
     }
@@ -296,10 +321,7 @@ impl Control for Outside {
         self.host.check_sockets(self.outlook.open(), counters.sessions);
         let work = view.work();
         self.host.audit.check(now, Invariant::Bounds, work <= MOST_WORK, || format!("{work} units of work in a turn"));
-        let known = view.links() as u64 + counters.tcp_flows + counters.sessions + PORTS;
-        self.host.audit.check(now, Invariant::Bounds, view.waiting() as u64 <= known, || {
-            format!("{} wait for their turn, of {known}", view.waiting())
-        });
+        self.check_waiting(now, view.waiting(), view.sources());
         self.at_once = match self.at_once {
             (at, turns) if self.by_timer && at == now => (at, turns + 1),
             _ => (now, 0),
@@ -313,7 +335,10 @@ impl Control for Outside {
 impl Watch for Outside {
     fn frame_in(&mut self, now: Instant, port: PortId, frame: &[u8]) {
         self.owe(self.host.costs.frame_in.cost(frame.len()));
-        let Some((peer, _)) = self.links.get(&port) else { return };
+        let Some((peer, frames)) = self.links.get(&port) else { return };
+        if let Some(frames) = frames.upgrade() {
+            frames.handed(now);
+        }
         let hash = hash_bytes(0, frame);
         self.host.trace.note(now, Actor::Gateway, Event::FrameIn, peer.port, frame.len() as u64, hash);
         self.host.ledger.received(now, *peer, Way::Out, frame);
@@ -342,6 +367,13 @@ impl World for Outside {
             return std::future::pending().await;
         }
         let clock = self.host.clock;
+        let overlooked = self.orders.overlooked();
+        if overlooked > 0 && timeout != Some(Duration::ZERO) {
+            // Nobody tells it of them again.
+            let detail = format!("the gateway's thread waits, and so do {overlooked} requests that it was told of");
+            self.host.audit.fail(clock.now(), Invariant::Progress, detail);
+            return std::future::pending().await;
+        }
         let mut slept = 0;
         self.by_timer = self.orders.is_empty() && self.epoll.is_empty();
         if self.by_timer && timeout != Some(Duration::ZERO) {
@@ -365,6 +397,7 @@ impl World for Outside {
         }
         self.host.process.run(&clock, 0, slept).await;
         self.busy = false;
+        self.orders.tell();
         for frames in self.links.values().filter_map(|(_, frames)| frames.upgrade()).filter(|frames| frames.is_foul()) {
             frames.foul();
         }

@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 pub(super) async fn serve(side: ServerSide, rules: Rules, book: Book) {
     let (Ok(http), Ok(echo)) = (side.listen(ServerSide::APP_PORT), side.listen(super::run::ECHO)) else { return };
     super::clients::start_inside(&side, &rules, &book);
+    super::parting::start_inside(&side, &rules, &book);
     loop {
         tokio::select! {
             biased;

@@ -1,6 +1,7 @@
 //! The clients of the soak: what they ask for, and what they make of the answers.
 
 use super::{
+    parting::Caller,
     pattern,
     plan::{Load, LoadKind, Transfer},
     run::{Book, ECHO, Rules},
@@ -45,11 +46,16 @@ pub(super) async fn run(side: ClientSide, rules: Rules, book: Book) {
                     let (rules, book) = (rules.clone(), book.clone());
                     side.spawn(async move { super::rogue::run(&of, load, client, &rules, &book).await });
                 }
+                LoadKind::PartingIn => {
+                    let caller = Caller::new(&rules, &book, load, client, side.clock(), side.seed());
+                    side.spawn(caller.inwards(of));
+                }
                 LoadKind::EchoOut(_)
                 | LoadKind::DialRefused
                 | LoadKind::DialUnanswered
                 | LoadKind::Datagrams { .. }
-                | LoadKind::Names => {}
+                | LoadKind::Names
+                | LoadKind::PartingOut => {}
             }
         }
     }
@@ -68,7 +74,15 @@ pub(super) fn start_inside(side: &ServerSide, rules: &Rules, book: &Book) {
                 LoadKind::DialUnanswered => side.spawn(async move { who.unanswered(&of).await }),
                 LoadKind::Datagrams { max_bytes } => side.spawn(async move { who.datagrams(&of, max_bytes).await }),
                 LoadKind::Names => side.spawn(async move { who.names(&of).await }),
-                LoadKind::Http { .. } | LoadKind::Tunnel(_) | LoadKind::EchoIn(_) | LoadKind::Rogue => {}
+                LoadKind::PartingOut => {
+                    let caller = Caller::new(rules, book, load, client, side.clock(), side.seed());
+                    side.spawn(caller.outwards(of));
+                }
+                LoadKind::Http { .. }
+                | LoadKind::Tunnel(_)
+                | LoadKind::EchoIn(_)
+                | LoadKind::Rogue
+                | LoadKind::PartingIn => {}
             }
         }
     }

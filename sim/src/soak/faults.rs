@@ -58,7 +58,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// The names of all kinds, of the faults that are part of a load or a topology, and of what datagrams meet.
-    pub const REGISTERED: [&'static str; 31] = [
+    pub const REGISTERED: [&'static str; 32] = [
         "partition",
         "hold",
         "hold-lan",
@@ -90,6 +90,7 @@ impl FaultKind {
         "ping",
         "name-udp",
         "name-tcp",
+        "peer-resets",
     ];
 
     /// Its name in counts.

@@ -97,6 +97,10 @@ pub enum LoadKind {
     },
     /// Questions for names from the enclave, over UDP and TCP; only nitrotap's gateway is asked.
     Names,
+    /// TCP connections in through nitrotap's gateway of which one side resets most, and the other is to see that.
+    PartingIn,
+    /// The same, out of the enclave.
+    PartingOut,
     /// Links of other enclaves, which send garbage, claim to be others, do not read, and speak TCP as nobody should; only
     /// nitrotap's gateway bears it.
     Rogue,
@@ -174,6 +178,7 @@ impl Plan {
         if native {
             plan.scenario = plan.scenario.on_native_host();
             plan.draw_for_native(&mut rng::stream(seed, "native host"));
+            plan.draw_partings(&mut rng::stream(seed, "partings"));
         }
         plan
     }
@@ -277,6 +282,19 @@ impl Plan {
         let id = self.loads.len() as u32;
         let (clients, think_ms) = (rng.u32(1..=3), *pick(rng, &[1_000, 5_000]));
         self.loads.push(Load { id, clients, start_ms: rng.u64(0..5_000), think_ms, kind });
+    }
+
+    /// Connections whose ends are looked at. A reset for which there is no room is not sent again, so only where no queue is
+    /// made to run over.
+    fn draw_partings(&mut self, rng: &mut fastrand::Rng) {
+        if self.txqueuelen != 1000 || self.buf_alloc < 4096 || rng.u8(0..3) > 0 {
+            return;
+        }
+        for kind in [LoadKind::PartingIn, LoadKind::PartingOut] {
+            let id = self.loads.len() as u32;
+            let clients = rng.u32(1..=3);
+            self.loads.push(Load { id, clients, start_ms: rng.u64(0..5_000), think_ms: 3_000, kind });
+        }
     }
 
     fn draw_loads(&mut self, rng: &mut fastrand::Rng) {

@@ -1,6 +1,6 @@
 //! Runs a plan: boots its world, lets its faults begin and end, and checks what must hold, all along and at the end.
 
-use super::{app, clients, faults, plan::Plan};
+use super::{app, clients, faults, parting, plan::Plan};
 use crate::{
     check::{Audit, Break, Invariant},
     cpu::lock,
@@ -265,7 +265,8 @@ impl Run {
         let pages: Arc<Mutex<Pages>> = Arc::default();
         let book = |audit: &Audit, inner: &Arc<Mutex<Pages>>| Book { audit: audit.clone(), inner: inner.clone() };
         let (c1, r1) = (pages.clone(), rules.clone());
-        let (c2, r2) = (pages.clone(), rules);
+        let (c2, r2) = (pages.clone(), rules.clone());
+        let (c3, r3) = (pages.clone(), rules);
         let world = World::with_outside(
             config,
             move |side: ClientSide| {
@@ -276,7 +277,10 @@ impl Run {
                 let book = book(side.audit(), &c2);
                 app::serve(side, r2.clone(), book)
             },
-            outside,
+            move |side: ClientSide| {
+                let book = book(side.audit(), &c3);
+                outside(side, r3.clone(), book)
+            },
         );
         if keep_trace {
             world.trace().keep_all();
@@ -530,9 +534,11 @@ const MOST_SESSIONS: u64 = 8192;
 /// Longest time without a frame while gvproxy listens and nothing is wrong: a silent peer is noticed after 25 s.
 const LINK_PATIENCE: Duration = Duration::from_secs(40);
 
-/// What enclaves find outside: an echo service, and one that ends first.
-async fn outside(side: ClientSide) {
+/// What enclaves find outside: an echo service, one that ends first, and one of partings.
+async fn outside(side: ClientSide, rules: Rules, book: Book) {
     let (Ok(echo), Ok(quote)) = (side.listen(u32::from(ECHO)), side.listen(u32::from(QUOTE.0))) else { return };
+    let Ok(partings) = side.listen(u32::from(parting::PORT)) else { return };
+    side.spawn(parting::outside(side.clone(), partings, rules, book));
     loop {
         let clock = side.clock();
         tokio::select! {

@@ -109,7 +109,12 @@ fn smaller(state: &mut State) -> bool {
                 transfer.max_bytes = (transfer.max_bytes / 2).max(1);
             }
             LoadKind::Datagrams { max_bytes } => *max_bytes = (*max_bytes / 2).max(1),
-            LoadKind::DialRefused | LoadKind::DialUnanswered | LoadKind::Names | LoadKind::Rogue => {}
+            LoadKind::DialRefused
+            | LoadKind::DialUnanswered
+            | LoadKind::Names
+            | LoadKind::Rogue
+            | LoadKind::PartingIn
+            | LoadKind::PartingOut => {}
         }) || state.change(|plan| {
             if let LoadKind::Http { unruly_permille, .. } = &mut plan.loads[i].kind {
                 *unruly_permille = 0;

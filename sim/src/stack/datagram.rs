@@ -99,29 +99,29 @@ pub(super) fn parse(packet: &[u8], size: Option<usize>) -> Option<(u16, Vec<Hear
         return None;
     }
     let icmp = Icmpv4Packet::new_checked(ip.payload()).ok().filter(Icmpv4Packet::verify_checksum)?;
-    match icmp.msg_type() {
-        Icmpv4Message::EchoReply => {
-            let heard = Heard::Datagram { from: (ip.src_addr(), 0), payload: icmp.data().to_vec() };
-            Some((icmp.echo_ident(), vec![heard]))
-        }
-        Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded => {
-            // It quotes the packet's IP header and 8 bytes at least (RFC 792).
-            let quoted = icmp.data();
-            let original = Ipv4Packet::new_unchecked(quoted);
-            let head = usize::from(quoted.first()? & 0x0f) * 4;
-            let transport = quoted.get(head..head + 8).filter(|_| head >= 20)?;
-            let port = match original.next_header() {
-                IpProtocol::Udp => [transport[0], transport[1]],
-                IpProtocol::Icmp => [transport[4], transport[5]],
-                _ => return None,
-            };
-            let what = (icmp.msg_type().into(), icmp.msg_code());
-            let mtu = if what == TOO_LONG { u16::from_be_bytes([ip.payload()[6], ip.payload()[7]]) } else { 0 };
-            let heard = Heard::Error { from: ip.src_addr(), what, to: original.dst_addr(), mtu };
-            Some((u16::from_be_bytes(port), vec![heard]))
-        }
-        _ => None,
+    if icmp.msg_type() == Icmpv4Message::EchoReply {
+        let heard = Heard::Datagram { from: (ip.src_addr(), 0), payload: icmp.data().to_vec() };
+        return Some((icmp.echo_ident(), vec![heard]));
     }
+    if !matches!(icmp.msg_type(), Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded) {
+        return None;
+    }
+    // It quotes the packet's IP header and 8 bytes at least (RFC 792).
+    let quoted = icmp.data();
+    let original = Ipv4Packet::new_unchecked(quoted);
+    let head = usize::from(quoted.first()? & 0x0f) * 4;
+    let transport = quoted.get(head..head + 8).filter(|_| head >= 20)?;
+    let port = if original.next_header() == IpProtocol::Udp {
+        [transport[0], transport[1]]
+    } else if original.next_header() == IpProtocol::Icmp {
+        [transport[4], transport[5]]
+    } else {
+        return None;
+    };
+    let what = (icmp.msg_type().into(), icmp.msg_code());
+    let mtu = if what == TOO_LONG { u16::from_be_bytes([ip.payload()[6], ip.payload()[7]]) } else { 0 };
+    let heard = Heard::Error { from: ip.src_addr(), what, to: original.dst_addr(), mtu };
+    Some((u16::from_be_bytes(port), vec![heard]))
 }
 
 #[cfg(test)]

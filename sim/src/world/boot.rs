@@ -34,6 +34,10 @@ const PUBLISHED: u32 = 80;
 pub(crate) const PUBLISHED_APP: u32 = 81;
 /// The host's port that leads to the app's echo service.
 pub(crate) const PUBLISHED_ECHO: u32 = 82;
+/// The host's port that leads to the app's service of partings; only nitrotap's gateway publishes it.
+pub(crate) const PUBLISHED_PARTING: u32 = 83;
+/// The port of the service of partings, in the enclave and outside alike.
+pub(crate) const PARTING: u16 = 8;
 /// The echo service's port, in the enclave and outside alike (RFC 862).
 pub(crate) const ECHO: u16 = 7;
 
@@ -264,14 +268,18 @@ fn start_gateway(shared: &Rc<Shared>, site: &Site, group: &Group) -> std::io::Re
     }
 }
 
-/// The ports that every gateway publishes.
+/// The ports that the gateway publishes.
 fn exposed(config: &WorldConfig) -> Vec<Exposed> {
     let inward = if config.scenario.proxy().is_some() { PROXY_PORT } else { ServerSide::APP_PORT };
-    vec![
+    let mut exposed = vec![
         Exposed { port: PUBLISHED, to: inward },
         Exposed { port: PUBLISHED_APP, to: ServerSide::APP_PORT },
         Exposed { port: PUBLISHED_ECHO, to: ECHO },
-    ]
+    ];
+    if config.scenario.is_native_host() {
+        exposed.push(Exposed { port: PUBLISHED_PARTING, to: PARTING });
+    }
+    exposed
 }
 
 /// Where the enclave's destinations are.
@@ -389,6 +397,7 @@ fn start_enclave(shared: &Rc<Shared>, site: &Site) -> std::io::Result<ServerSide
         ledger: shared.ledger.clone(),
         costs: if nitrotap { config.params.nitrotap } else { config.params.nitriding },
         mtu: config.mtu,
+        stalls: config.fragment.then_some(config.seed ^ site.clock.now().as_nanos()),
     };
     let port = if nitrotap {
         let threads = [site.cpu.process(1), site.cpu.process(1)];

@@ -12,6 +12,7 @@ pub struct View<'a, W: World> {
     pub(super) flows: &'a [Option<FlowSocket<W>>],
     pub(super) work: u64,
     pub(super) waiting: usize,
+    pub(super) sources: usize,
 }
 
 impl<W: World> View<'_, W> {
@@ -37,6 +38,12 @@ impl<W: World> View<'_, W> {
     #[must_use]
     pub const fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// How many different ones these are: as many, or one of them gets more than its share of a turn.
+    #[must_use]
+    pub const fn sources(&self) -> usize {
+        self.sources
     }
 
     /// Links that are up.
