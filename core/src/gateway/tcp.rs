@@ -253,7 +253,7 @@ impl Tcp {
                 ctx.counters.tcp_segments_in += 1;
                 let challenged = opening && flow.is_challenged(segment);
                 with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
-                    flow.receive(now, packet, emit)
+                    flow.receive(now, (packet, segment.window), emit)
                 });
                 if challenged && entry.attempts < ATTEMPTS {
                     self.begin_again(now, id, segment.acknowledgement);

@@ -369,6 +369,16 @@ pub(super) fn sequence_numbers(packet: &[u8]) -> (u32, u32) {
     (be32(packet, head + 4), be32(packet, head + 8))
 }
 
+/// The same, and the sequence number behind the text.
+#[inline]
+pub(super) fn sequence_numbers_and_end(packet: &[u8]) -> ((u32, u32), u32) {
+    let head = header_len(packet);
+    let Some(tcp) = packet.get(head..).and_then(<[u8]>::first_chunk::<TCP>) else { return ((0, 0), 0) };
+    let sequence = be32(tcp, 4);
+    let headers = head + usize::from(tcp[12] >> 4) * 4;
+    ((sequence, be32(tcp, 8)), sequence.wrapping_add((packet.len() - headers) as u32))
+}
+
 /// Bytes of payload with which a packet with a TCP segment has `len` bytes.
 pub(super) fn payload_within(packet: &[u8], len: usize) -> usize {
     let head = header_len(packet);
@@ -395,6 +405,7 @@ pub(super) fn without_text<'a>(packet: &'a [u8], room: &'a mut [u8; MOST_HEADERS
 }
 
 /// The window of a packet with a TCP segment, as it is written there.
+#[inline]
 pub(super) fn window(packet: &[u8]) -> u16 {
     be16(packet, header_len(packet) + 14)
 }

@@ -98,9 +98,9 @@ impl Emit<'_> {
 }
 
 /// The numbers of a segment, and what is behind all text once it is sent.
+#[inline]
 fn noted(packet: &[u8], sent: u32) -> ((u32, u32), u32) {
-    let numbers = wire::sequence_numbers(packet);
-    let end = numbers.0.wrapping_add(wire::payload_within(packet, packet.len()) as u32);
+    let (numbers, end) = wire::sequence_numbers_and_end(packet);
     (numbers, if end.wrapping_sub(sent).cast_signed() > 0 { end } else { sent })
 }
 

@@ -221,8 +221,9 @@ impl Flow {
         self.sockets.get_mut(self.handle)
     }
 
-    /// Takes a packet of this connection in. What it causes is sent with [`Flow::send`].
-    pub(crate) fn receive(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
+    /// Takes a packet of this connection in, with what its segment says of the guest's window. What it causes is sent with
+    /// [`Flow::send`].
+    pub(crate) fn receive(&mut self, now: Instant, (packet, window): (&[u8], u16), emit: &mut Emit<'_>) {
         (emit.last, emit.sent) = (self.last, self.sent);
         emit.path = self.path;
         self.set_stamp(now);
@@ -236,9 +237,11 @@ impl Flow {
         } else {
             self.take(now, packet, emit);
         }
-        let shut = wire::window(packet) == 0;
-        if core::mem::replace(&mut self.shut, shut) && !shut {
-            self.reopened(now, packet, emit);
+        if self.shut || window == 0 {
+            let was_shut = core::mem::replace(&mut self.shut, window == 0);
+            if was_shut && window != 0 {
+                self.reopened(now, packet, emit);
+            }
         }
         (self.last, self.sent) = (emit.last, emit.sent);
         if self.first != FirstSegment::Answered {
@@ -598,7 +601,7 @@ mod tests {
         let mut say = |flow: &mut Flow, sequence, acknowledgement, flags| {
             let mut packet = [0; wire::IPV4 + wire::TCP];
             wire::bare_segment(&mut packet, guest, local, sequence, acknowledgement, flags, 0);
-            flow.receive(Instant::ZERO, &packet, emit);
+            flow.receive(Instant::ZERO, (&packet, 0), emit);
             flow.send(Instant::ZERO, emit);
             emit.last.0
         };
@@ -611,7 +614,7 @@ mod tests {
         let mut packet = [0; wire::IPV4 + wire::TCP];
         let all = ours.wrapping_add(1 + data + end);
         wire::bare_segment(&mut packet, guest, local, 2, all, ACK, 0);
-        flow.receive(Instant::ZERO, &packet, emit);
+        flow.receive(Instant::ZERO, (&packet, 0), emit);
         assert_eq!(flow.socket().state(), State::FinWait2);
         flow
     }
@@ -687,7 +690,7 @@ mod tests {
             let has = self.first.wrapping_add(has);
             wire::bare_segment(&mut packet, GUEST, LOCAL, self.next, has, flags, window);
             self.next += u32::from(flags & (SYN | FIN) != 0);
-            self.flow.receive(now, &packet, emit);
+            self.flow.receive(now, (&packet, window), emit);
             self.flow.send(now, emit);
         }
 
@@ -786,7 +789,7 @@ mod tests {
             let mut syn = [0; 40];
             wire::bare_segment(&mut syn, there, here, 77, 0, SYN, 1000);
             let mut passive = Flow::listen(Instant::ZERO, here, buffers(), 1500, start);
-            passive.receive(Instant::ZERO, &syn, &mut emit);
+            passive.receive(Instant::ZERO, (&syn, wire::window(&syn)), &mut emit);
             assert_eq!(passive.expected(), 78, "known before it is acknowledged");
             passive.send(Instant::ZERO, &mut emit);
             assert_eq!((passive.last, passive.edge()), ((number, 78), number.wrapping_add(1)));

@@ -141,7 +141,7 @@ impl Tcp {
         let mut flow = Box::new(Flow::listen(now, key.remote, buffers, self.config.mtu, start));
         let place = Place { port: entry.port, mac: entry.mac };
         with_emit(&self.config, &mut self.scratch, ctx, place, (entry.key.guest.0, flow.mtu), |emit| {
-            flow.receive(now, &packet, emit)
+            flow.receive(now, (&packet, wire::window(&packet)), emit)
         });
         entry.phase = Phase::Open(flow);
         entry.state = State::Listen;
