@@ -27,8 +27,9 @@ use costs::Part;
 /// The numbers of connections whose rows the fit may look at.
 pub const FITTED: [u32; 3] = [1, 8, 64];
 
-/// The scenarios that were measured.
-pub const SCENARIOS: [Scenario; 2] = [Scenario::NitrotapNrp, Scenario::Nitrotap];
+/// The scenarios that were measured. Those with `nitrotap host` are looked at if they are there, the others must be.
+pub const SCENARIOS: [Scenario; 4] =
+    [Scenario::NitrotapNrp, Scenario::Nitrotap, Scenario::NitrotapNrpHost, Scenario::NitrotapHost];
 
 /// Seed of every run here.
 pub const SEED: u64 = 1;
@@ -117,12 +118,12 @@ pub fn fit(start: Params, measured: &Measured, mut progress: impl FnMut(&str)) -
 
 /// Corrects the costs so many times by what a simulation of the fitted points shows, and judges the result.
 fn settle(mut params: Params, measured: &Measured, rounds: usize) -> Result<Fitted, FitError> {
-    let mut outcomes = simulate(&params, &FITTED)?;
+    let mut outcomes = simulate(&params, measured)?;
     for _ in 0..rounds {
         for part in Part::ALL {
             correct(&mut params, part, measured, &outcomes)?;
         }
-        outcomes = simulate(&params, &FITTED)?;
+        outcomes = simulate(&params, measured)?;
     }
     let mut squares = Vec::new();
     for outcome in &outcomes {
@@ -153,10 +154,12 @@ fn correct(params: &mut Params, part: Part, measured: &Measured, outcomes: &[Out
     Ok(())
 }
 
-/// Runs both scenarios at these numbers of connections.
-fn simulate(params: &Params, connections: &[u32]) -> Result<Vec<Outcome>, PointError> {
-    let point = |scenario, n: &u32| Experiment::new(scenario, *n, params.clone(), SEED);
-    let experiments: Vec<Experiment> =
-        SCENARIOS.iter().flat_map(|scenario| connections.iter().map(|n| point(*scenario, n))).collect();
+/// Runs the points that were measured.
+fn simulate(params: &Params, measured: &Measured) -> Result<Vec<Outcome>, PointError> {
+    let experiments: Vec<Experiment> = SCENARIOS
+        .iter()
+        .flat_map(|scenario| measured.connections(scenario.name()).into_iter().map(move |n| (*scenario, n)))
+        .map(|(scenario, n)| Experiment::new(scenario, n, params.clone(), SEED))
+        .collect();
     run_all(&experiments, |_| {})
 }

@@ -4,23 +4,26 @@
 #
 #   tests/bench/closed_loop.sh [--smoke] [--out FILE]
 #
-# Paths, interleaved in one run with one gvproxy, one nginx and one nitrotap, at MTU 1500:
+# Paths, in turns in one run with one nginx, at MTU 1500:
 #   direct        wrk, nginx on the loopback
 #   proxy         wrk, nitrotap proxy, nginx on the loopback
 #   nitrotap-nrp  wrk, gvproxy, stream, nitrotap, TAP, nginx in the pseudo-enclave (no reverse proxy)
 #   nitrotap      the same, with nitrotap's reverse proxy in front of nginx
+#   nitrotap-nrp-host, nitrotap-host
+#                 the same two with `nitrotap host` in gvproxy's place
 #
 # ROUNDS (5) rounds of SECONDS_EACH (4) seconds per point; the medians are printed, and go to FILE as tab-separated values:
-# path, connections, requests/s, p50 and p99 in us, then us of processor time per request for wrk, gvproxy, nitrotap and
-# nginx. The figures hold for this machine only.
+# path, connections, requests/s, p50 and p99 in us, then us of processor time per request for wrk, the gateway (gvproxy or
+# `nitrotap host`), nitrotap in the enclave, and nginx. The figures hold for this machine only.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lab.sh"
 
 rounds=${ROUNDS:-5}
 each=${SECONDS_EACH:-4}
 connections=(${CONNECTIONS:-1 2 4 8 16 32 64 128 256 500 1000})
-paths=(${PATHS:-direct proxy nitrotap-nrp nitrotap})
+paths=(${PATHS:-direct proxy nitrotap-nrp nitrotap nitrotap-nrp-host nitrotap-host})
 out=/dev/null
+placed=
 
 main() {
     while (($#)); do
@@ -34,7 +37,7 @@ main() {
     lab_start wrk nginx
     ulimit -n 65536 2>/dev/null || true
     declare -gA port
-    for path in direct proxy nitrotap-nrp nitrotap; do port[$path]=$(lab_port); done
+    for path in direct proxy nitrotap-nrp nitrotap nitrotap-nrp-host nitrotap-host; do port[$path]=$(lab_port); done
 
     configure outside "127.0.0.1:${port[direct]}"
     nginx -c "$scratch/outside/nginx.conf" -e "$scratch/outside/error.log" 2>"$scratch/outside/log" {lab_hold}>&- &
@@ -42,30 +45,48 @@ main() {
     "$nitrotap" proxy --listen "127.0.0.1:${port[proxy]}" --upstream "http://127.0.0.1:${port[direct]}" \
         >>"$scratch/proxy.log" 2>&1 {lab_hold}>&- &
     local proxy=$!
-    lab_gateway
+    place gvproxy
     # The app listens as long as the namespace lives; the loopback that shows it comes with the enclave.
-    lab_enclave --listen 0.0.0.0:8081 --upstream http://127.0.0.1:8080
     configure inside 8080
     lab_serve 8080 nginx -c "$scratch/inside/nginx.conf" -e "$scratch/inside/error.log"
-    lab_expose "${port[nitrotap-nrp]}" 8080
-    lab_expose "${port[nitrotap]}" 8081
 
-    local steal_before round n path
+    local steal_before round host n path
     steal_before=$(lab_steal)
     for ((round = 1; round <= rounds; round++)); do
-        for n in "${connections[@]}"; do
-            for path in "${paths[@]}"; do
-                case $path in
-                    direct) measure "$path" "$n" "" "" "$outside" ;;
-                    proxy) measure "$path" "$n" "" "$proxy" "$outside" ;;
-                    *) measure "$path" "$n" "$gateway" "$enclave" "$lab_server" ;;
-                esac
+        for host in gvproxy nitrotap; do
+            place "$host"
+            for n in "${connections[@]}"; do
+                for path in "${paths[@]}"; do
+                    case $host/$path in
+                        gvproxy/direct) measure "$path" "$n" "" "" "$outside" ;;
+                        gvproxy/proxy) measure "$path" "$n" "" "$proxy" "$outside" ;;
+                        nitrotap/*-host | gvproxy/nitrotap | gvproxy/nitrotap-nrp)
+                            measure "$path" "$n" "$gateway" "$enclave" "$lab_server"
+                            ;;
+                    esac
+                done
             done
         done
         echo "round $round of $rounds done" >&2
     done
     table | tee "$out"
     lab_steal_since "$steal_before" | sed 's/^/# /' | tee -a "$out"
+}
+
+# place HOST has this gateway on the host, and the enclave with it.
+place() {
+    [[ $placed != "$1" ]] || return 0
+    if [[ -n $placed ]]; then
+        lab_stop "$enclave"
+        lab_stop "$gateway"
+    fi
+    placed=$1
+    lab_gateway "$1"
+    lab_enclave --listen 0.0.0.0:8081 --upstream http://127.0.0.1:8080
+    local suffix=
+    if [[ $1 == nitrotap ]]; then suffix=-host; fi
+    lab_expose "${port[nitrotap-nrp$suffix]}" 8080
+    lab_expose "${port[nitrotap$suffix]}" 8081
 }
 
 # configure NAME LISTEN writes the configuration of an nginx with a tiny answer.
@@ -84,7 +105,7 @@ http {
 TEXT
 }
 
-# measure PATH CONNECTIONS GVPROXY NITROTAP NGINX appends a line of raw figures.
+# measure PATH CONNECTIONS GATEWAY NITROTAP NGINX appends a line of raw figures.
 measure() {
     local path=$1 n=$2 before after spent
     local pids=("${@:3}") url="http://127.0.0.1:${port[$path]}/"
@@ -122,7 +143,7 @@ ticks() {
 table() {
     printf '# gvproxy %s, MTU 1500, %s processors, medians of %s x %s s\n' \
         "$(gvproxy -version 2>&1 | awk '{ print $NF }')" "$(nproc)" "$rounds" "$each"
-    printf '# path\tconnections\trequests_per_s\tp50_us\tp99_us\twrk_us\tgvproxy_us\tnitrotap_us\tnginx_us\n'
+    printf '# path\tconnections\trequests_per_s\tp50_us\tp99_us\twrk_us\tgateway_us\tnitrotap_us\tnginx_us\n'
     awk -F '\t' '
         { key = $1 "\t" $2; if (!(key in n)) keys[++count] = key; m = ++n[key]; for (i = 3; i <= NF; i++) v[key, i, m] = $i; fields = NF }
         function median(key, field,    i, j, m, x, s) {

@@ -12,9 +12,9 @@ use std::{
 
 /// Fit the parameters to real runs
 ///
-/// Takes the rows at 1, 8 and 64 connections of nitrotap-nrp and nitrotap from what tests/bench/closed_loop.sh wrote, and
-/// prints parameters under which the simulator shows the same throughput, latency and processor time per request there.
-/// Takes a minute or two. The other rows are left for `validate`.
+/// Takes the rows at 1, 8 and 64 connections of nitrotap-nrp and nitrotap, and of both with `nitrotap host` if they are
+/// there, from what tests/bench/closed_loop.sh wrote, and prints parameters under which the simulator shows the same
+/// throughput, latency and processor time per request there. Takes some minutes. The other rows are left for `validate`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  \
     tests/bench/closed_loop.sh --out here.tsv && nitrotap-sim fit --measured here.tsv --out here.toml")]

@@ -134,14 +134,14 @@ impl Comparison {
     #[must_use]
     pub fn table(&self) -> String {
         let mut out = format!(
-            "{:<13}{:>6}{:>12}{:>12}{:>9}{:>12}{:>12}{:>9}\n",
+            "{:<18}{:>6}{:>12}{:>12}{:>9}{:>12}{:>12}{:>9}\n",
             "scenario", "conns", "measured/s", "predicted/s", "error", "p50 us", "predicted", "error"
         );
         // Writing to a String cannot fail, here and below.
         for point in &self.points {
             let _ = writeln!(
                 out,
-                "{:<13}{:>6}{:>12.0}{:>12.0}{:>+7.1} %{:>12.0}{:>12.0}{:>+7.1} %{}",
+                "{:<18}{:>6}{:>12.0}{:>12.0}{:>+7.1} %{:>12.0}{:>12.0}{:>+7.1} %{}",
                 point.scenario,
                 point.connections,
                 point.measured_per_s,
@@ -232,10 +232,10 @@ mod tests {
             point("nitrotap", 4, [2000.0, 1900.0], [150.0, 165.0]),
         ]);
         insta::assert_snapshot!(comparison.table(), @r"
-        scenario      conns  measured/s predicted/s    error      p50 us   predicted    error
-        nitrotap          1         100         200 +100.0 %          80          40  -50.0 %  fitted
-        nitrotap          2        1000        1090   +9.0 %          98          88  -10.0 %
-        nitrotap          4        2000        1900   -5.0 %         150         165  +10.0 %
+        scenario           conns  measured/s predicted/s    error      p50 us   predicted    error
+        nitrotap               1         100         200 +100.0 %          80          40  -50.0 %  fitted
+        nitrotap               2        1000        1090   +9.0 %          98          88  -10.0 %
+        nitrotap               4        2000        1900   -5.0 %         150         165  +10.0 %
 
         Over the points that were not fitted, parameters 0123:
           mean absolute error of requests/s  7.0 %

@@ -17,8 +17,8 @@ pub struct Row {
     pub p99_us: f64,
     /// Processor time per request in microseconds: of the load generator,
     pub client_us: f64,
-    /// of gvproxy,
-    pub gvproxy_us: f64,
+    /// of the gateway on the host,
+    pub gateway_us: f64,
     /// of nitrotap, its reverse proxy included,
     pub nitrotap_us: f64,
     /// and of the app.
@@ -69,7 +69,7 @@ pub enum MeasuredError {
 
 /// Names of the fields, for errors.
 const FIELDS: [&str; 9] =
-    ["path", "connections", "requests_per_s", "p50_us", "p99_us", "wrk_us", "gvproxy_us", "nitrotap_us", "nginx_us"];
+    ["path", "connections", "requests_per_s", "p50_us", "p99_us", "wrk_us", "gateway_us", "nitrotap_us", "nginx_us"];
 
 impl Measured {
     /// Reads a file.
@@ -128,9 +128,12 @@ impl Measured {
     /// Only the rows at these numbers of connections.
     ///
     /// # Errors
-    /// [`MeasuredError::Missing`] if one of them is not there for a scenario of [`super::SCENARIOS`].
+    /// [`MeasuredError::Missing`] if one of them is not there for a scenario of [`super::SCENARIOS`] that must be.
     pub fn only(&self, connections: &[u32]) -> Result<Self, MeasuredError> {
         for scenario in super::SCENARIOS {
+            if scenario.is_native_host() && self.connections(scenario.name()).is_empty() {
+                continue;
+            }
             for n in connections {
                 self.row(scenario.name(), *n)?;
             }
@@ -162,7 +165,7 @@ fn row(line: &str) -> Result<Row, String> {
         p50_us: positive(3)?,
         p99_us: positive(4)?,
         client_us: time(5)?,
-        gvproxy_us: time(6)?,
+        gateway_us: time(6)?,
         nitrotap_us: time(7)?,
         app_us: time(8)?,
     })
