@@ -47,7 +47,7 @@ impl Client {
     /// Sends datagrams of up to `max_bytes`.
     pub(super) async fn datagrams(mut self, side: &ServerSide, max_bytes: usize) {
         self.start().await;
-        let mut kept: Option<StackDatagrams> = None;
+        let mut kept: Option<(Asked, StackDatagrams)> = None;
         while self.think().await {
             let asked = match self.rng.u8(0..10) {
                 0..4 => Asked::Echo(OUTSIDE),
@@ -57,14 +57,15 @@ impl Client {
                 7 => Asked::Ping,
                 _ => Asked::Expired(self.rng.u8(1..=4)),
             };
-            // A socket of before may have answers under way that nobody waits for any more.
+            // A socket of before may have answers under way that nobody waits for any more: it goes on with whom it was used for.
             let is_kept = self.rng.bool() && matches!(asked, Asked::Echo(_));
-            let Some(socket) = kept.take().filter(|_| is_kept).or_else(|| side.bind()) else {
+            let before = kept.take().filter(|(before, _)| is_kept && *before == asked).map(|(_, socket)| socket);
+            let Some(socket) = before.or_else(|| side.bind()) else {
                 self.fail(Invariant::Bounds, "all ports are taken".to_owned());
                 return;
             };
             self.exchange(&socket, asked, max_bytes).await;
-            kept = is_kept.then_some(socket);
+            kept = is_kept.then_some((asked, socket));
         }
     }
 
