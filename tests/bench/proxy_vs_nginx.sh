@@ -5,8 +5,8 @@
 #   tests/bench/proxy_vs_nginx.sh [--smoke]
 #
 # ROUNDS (3) rounds of SECONDS_EACH (6) seconds at each of CONNECTIONS ("8 64 1000") client connections; medians and their
-# ratio are printed. Load generator, proxy and upstream share the cores, so the ratios travel, the figures do not. CPU time
-# per request (user and system, the proxy's alone) is what other load on the machine disturbs least.
+# ratio are printed. Load generator, proxy and upstream share the cores, so expect the ratios, not the absolute numbers, to
+# hold elsewhere. CPU time per request (user and system, the proxy's alone) is what other load on the machine disturbs least.
 #
 # Exits 1 if a goal is missed: 0.8 times nginx everywhere, at most 30 % less at the most connections than at 64, less than 1
 # dial per 1,000 requests in steady state, no error. --smoke shows that it runs: one short round, no goals but no errors.

@@ -6,7 +6,7 @@
 # Four runs through each: quiet, slow heads (-H), slow bodies (-B), slow reading of a 256 KiB response (-X), with ATTACKERS
 # (300) slow connections. Both proxies may open UPSTREAM (64) connections to the same app (nginx), have the same patience
 # (60 s), and take turns; ROUNDS (3) rounds of SECONDS_EACH (8) seconds; medians are printed. Load generator, attackers,
-# proxies and app share the cores, so the comparison travels, the figures do not.
+# proxies and app share the cores: expect the comparison, not the absolute numbers, to hold elsewhere.
 #
 # Exits 1 if honest clients are worse off than behind nginx: a rate below 0.9 of it, or a p99 above 1.1 of it and 5 ms, or
 # errors where nginx has none. --smoke shows that it runs: one short round, and a goal only for us: honest clients are served.
