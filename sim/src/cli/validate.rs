@@ -11,8 +11,8 @@ use std::path::PathBuf;
 /// Compare predictions with real runs
 ///
 /// Predicts every point of nitrotap-nrp and nitrotap, and of both with `nitrotap host`, that tests/bench/closed_loop.sh
-/// measured, and shows how far off each one is. Fails unless, over the points that a fit has not seen, the mean error of requests/s is at most 10 %, none is
-/// above 20 %, p50 is within 15 %, and the scenarios are in the right order everywhere.
+/// measured, and shows how far off each one is. Fails unless, over the points that a fit has not seen, the mean error of
+/// requests/s is at most 10 %, none is above 20 %, p50 is within 15 %, and the scenarios are in the right order everywhere.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
     nitrotap-sim validate --measured sim/params/lab.tsv\n  \

@@ -72,15 +72,14 @@ impl Client {
     async fn exchange(&mut self, socket: &StackDatagrams, asked: Asked, max_bytes: usize) {
         let begun = self.clock.now();
         let count = if matches!(asked, Asked::Echo(_)) { self.rng.u32(1..=12) } else { 1 };
-        // By what they begin with: their lengths, and how often they were sent.
-        let mut open: BTreeMap<u64, (usize, u32)> = BTreeMap::new();
+        // What has no answer yet, and its lengths.
+        let mut open: BTreeMap<u64, usize> = BTreeMap::new();
         for _ in 0..count {
-            open.insert(self.next_id(), (self.rng.usize(8..=max_bytes.max(8)), 0));
+            open.insert(self.next_id(), self.rng.usize(8..=max_bytes.max(8)));
         }
         for _ in 0..ROUNDS {
-            for (id, (len, times)) in &mut open {
+            for (id, len) in &open {
                 send(socket, asked, &pattern::bytes(*id, *len));
-                *times += 1;
             }
             let until = self.clock.now() + ROUND;
             while !open.is_empty() {
@@ -108,12 +107,7 @@ impl Client {
     }
 
     /// Takes what was heard from the list of what is waited for.
-    fn weigh_datagram(
-        &self,
-        (socket, asked): (&StackDatagrams, Asked),
-        open: &mut BTreeMap<u64, (usize, u32)>,
-        heard: Heard,
-    ) {
+    fn weigh_datagram(&self, (socket, asked): (&StackDatagrams, Asked), open: &mut BTreeMap<u64, usize>, heard: Heard) {
         match (heard, asked) {
             (Heard::Datagram { from, payload }, Asked::Echo(_) | Asked::Ping) => {
                 let expected = match asked {
@@ -123,7 +117,7 @@ impl Client {
                 if from != expected {
                     self.fail(Invariant::Integrity, format!("{asked:?} was answered by {from:?}"));
                 }
-                let known = open.iter().find(|(id, (len, _))| payload == pattern::bytes(**id, *len));
+                let known = open.iter().find(|(id, len)| payload == pattern::bytes(**id, **len));
                 if let Some(id) = known.map(|(id, _)| *id) {
                     open.remove(&id);
                 } else if !self.was_sent(&payload) {
@@ -135,7 +129,7 @@ impl Client {
                 // Path MTU discovery (RFC 1191): what is too long is sent shorter.
                 let room = usize::from(mtu).saturating_sub(28);
                 let mut is_shorter = false;
-                for (id, (len, _)) in open.iter_mut().filter(|(_, (len, _))| *len > room) {
+                for (id, len) in open.iter_mut().filter(|(_, len)| **len > room) {
                     *len = room;
                     is_shorter = true;
                     send(socket, asked, &pattern::bytes(*id, room));

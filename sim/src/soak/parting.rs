@@ -4,6 +4,7 @@
 //! Only nitrotap's gateway tells its sides apart like this: stock gvproxy makes an end of a reset.
 
 use super::{
+    clients::OUTSIDE,
     pattern,
     plan::Load,
     run::{Book, Rules},
@@ -16,14 +17,11 @@ use crate::{
     world::{ClientSide, PUBLISHED_PARTING, ServerSide, ServerStream},
 };
 use nitrotap_core::time::Instant;
-use std::{io, net::Ipv4Addr, time::Duration};
+use std::{io, time::Duration};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// The service's port, in the enclave and outside alike.
 pub(super) const PORT: u16 = crate::world::PARTING;
-
-/// Where the enclave finds it (TEST-NET-3, RFC 5737).
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
 /// Longest wait for a connection, and then for its end.
 const PATIENCE: Duration = Duration::from_secs(30);
