@@ -369,14 +369,17 @@ pub(super) fn sequence_numbers(packet: &[u8]) -> (u32, u32) {
     (be32(packet, head + 4), be32(packet, head + 8))
 }
 
-/// The same, and the sequence number behind the text.
+/// The same, and the sequence number behind the text. `None` for a reset.
 #[inline]
-pub(super) fn sequence_numbers_and_end(packet: &[u8]) -> ((u32, u32), u32) {
+pub(super) fn numbers_and_end(packet: &[u8]) -> Option<((u32, u32), u32)> {
     let head = header_len(packet);
-    let Some(tcp) = packet.get(head..).and_then(<[u8]>::first_chunk::<TCP>) else { return ((0, 0), 0) };
+    let tcp = packet.get(head..)?.first_chunk::<TCP>()?;
+    if tcp[13] & RST != 0 {
+        return None;
+    }
     let sequence = be32(tcp, 4);
     let headers = head + usize::from(tcp[12] >> 4) * 4;
-    ((sequence, be32(tcp, 8)), sequence.wrapping_add((packet.len() - headers) as u32))
+    Some(((sequence, be32(tcp, 8)), sequence.wrapping_add((packet.len() - headers) as u32)))
 }
 
 /// Bytes of payload with which a packet with a TCP segment has `len` bytes.

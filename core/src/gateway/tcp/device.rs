@@ -55,18 +55,32 @@ pub(crate) struct Emit<'a> {
 }
 
 impl Emit<'_> {
+    /// Remembers the numbers of a segment that is sent, and where all text ends once it is.
+    ///
+    /// A reset tells nothing: the one that answers a wrong acknowledgement has the guest's number and acknowledges nothing
+    /// (RFC 9293 section 3.10.7.4), and the connection goes on.
+    #[inline]
+    fn note(last: &mut (u32, u32), sent: &mut u32, packet: &[u8]) {
+        if let Some((numbers, end)) = wire::numbers_and_end(packet) {
+            *last = numbers;
+            if end.wrapping_sub(*sent).cast_signed() > 0 {
+                *sent = end;
+            }
+        }
+    }
+
     fn write<R>(&mut self, len: usize, meta: PacketMeta, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         self.work += 1 + len / 512;
         let lost = &mut self.scratch[..len];
         let Some(queue) = self.queue.as_deref_mut() else {
             let result = fill(lost);
-            (self.last, self.sent) = noted(lost, self.sent);
+            Self::note(&mut self.last, &mut self.sent, lost);
             return result;
         };
         let mss = meta.segmentation_offload_size;
         if mss.is_some() || len > self.path {
             let result = fill(lost);
-            (self.last, self.sent) = noted(lost, self.sent);
+            Self::note(&mut self.last, &mut self.sent, lost);
             let mss = mss.map_or(usize::MAX, |mss| mss.get().into()).min(wire::payload_within(lost, self.path));
             if let Ok(mut segmenter) = Segmenter::new(lost, mss) {
                 while let Some(len) = segmenter.next_len() {
@@ -83,25 +97,18 @@ impl Emit<'_> {
         // An answer to a packet gets no look at the room beforehand; lost like any packet.
         let Some(slot) = queue.slot(ETHERNET + len) else {
             let result = fill(lost);
-            (self.last, self.sent) = noted(lost, self.sent);
+            Self::note(&mut self.last, &mut self.sent, lost);
             return result;
         };
         wire::ethernet(slot, self.destination, self.source, self.ethertype);
         let packet = &mut slot[ETHERNET..];
         let result = fill(packet);
         wire::finish_tcp(packet);
-        (self.last, self.sent) = noted(packet, self.sent);
+        Self::note(&mut self.last, &mut self.sent, packet);
         self.packets += 1;
         self.bytes += (ETHERNET + len) as u64;
         result
     }
-}
-
-/// The numbers of a segment, and what is behind all text once it is sent.
-#[inline]
-fn noted(packet: &[u8], sent: u32) -> ((u32, u32), u32) {
-    let (numbers, end) = wire::sequence_numbers_and_end(packet);
-    (numbers, if end.wrapping_sub(sent).cast_signed() > 0 { end } else { sent })
 }
 
 /// See the module.

@@ -228,14 +228,14 @@ impl Flow {
         emit.path = self.path;
         self.set_stamp(now);
         let before = self.socket().state();
-        if matches!(before, State::Listen | State::SynSent) {
-            // What the guest's SYN makes the next one, should its link be gone before that is acknowledged.
-            emit.last.1 = wire::sequence_numbers(packet).0.wrapping_add(1);
-        }
         if matches!(before, State::CloseWait | State::Closing | State::LastAck | State::TimeWait) {
             self.take_without_text(now, packet, emit);
         } else {
             self.take(now, packet, emit);
+        }
+        if matches!(before, State::Listen | State::SynSent) && self.socket().state() != before {
+            // What the guest's SYN makes the next one, should its link be gone before that is acknowledged.
+            emit.last.1 = wire::sequence_numbers(packet).0.wrapping_add(1);
         }
         if self.shut || window == 0 {
             let was_shut = core::mem::replace(&mut self.shut, window == 0);
@@ -772,6 +772,58 @@ mod tests {
         assert_eq!(talk.flow.socket().state(), State::LastAck);
         talk.say(later, ACK, 3001, 10_000, &mut emit);
         assert_eq!(talk.flow.socket().state(), State::Closed);
+    }
+
+    /// A connection that a guest has begun, and whose handshake it ends with a wrong acknowledgement, which is reset.
+    fn mistaken(emit: &mut Emit<'_>) -> Talk {
+        let buffers = Buffers::new(|len| Some(vec![0; len]), 16_384).unwrap();
+        let flow = Flow::listen(Instant::ZERO, LOCAL, buffers, 1500, Start { number: 1, stamp: None });
+        let mut talk = Talk { flow, first: 0, next: 1 };
+        talk.say(Instant::ZERO, SYN, 0, 0, emit);
+        talk.first = emit.last.0.wrapping_add(1);
+        let work = emit.work;
+        talk.say(Instant::ZERO, ACK, 1_000_000, 0, emit);
+        assert_eq!((emit.work - work, talk.flow.socket().state()), (1, State::SynReceived), "it is answered");
+        talk
+    }
+
+    #[test]
+    fn a_reset_says_nothing_of_where_a_connection_is() {
+        let mut scratch = vec![0; 65_535];
+        let mut emit = nowhere(&mut scratch);
+        let talk = mistaken(&mut emit);
+        assert_eq!((talk.last(&emit), talk.flow.expected(), talk.flow.sent), (u32::MAX, 2, talk.first));
+    }
+
+    #[test]
+    fn only_a_syn_says_where_a_guest_begins() {
+        let mut scratch = vec![0; 65_535];
+        let mut emit = nowhere(&mut scratch);
+        let buffers = Buffers::new(|len| Some(vec![0; len]), 16_384).unwrap();
+        let mut flow = Flow::connect(Instant::ZERO, LOCAL, GUEST, buffers, 1500, Start { number: 1, stamp: None });
+        flow.send(Instant::ZERO, &mut emit);
+        let mut packet = [0; wire::IPV4 + wire::TCP];
+        wire::bare_segment(&mut packet, GUEST, LOCAL, 5000, 77, ACK, 100);
+        flow.receive(Instant::ZERO, (&packet, 100), &mut emit);
+        assert_eq!((flow.socket().state(), flow.last), (State::SynSent, (1, 0)));
+        wire::bare_segment(&mut packet, GUEST, LOCAL, 6000, 2, SYN | ACK, 100);
+        flow.receive(Instant::ZERO, (&packet, 100), &mut emit);
+        assert_eq!((flow.socket().state(), flow.expected()), (State::Established, 6001));
+    }
+
+    #[test]
+    fn nothing_is_probed_for_after_a_handshake_with_a_mistake() {
+        let mut scratch = vec![0; 65_535];
+        let mut emit = nowhere(&mut scratch);
+        let mut talk = mistaken(&mut emit);
+        talk.say(Instant::ZERO, ACK, 0, 0, &mut emit);
+        talk.write(3000, &mut emit);
+        talk.flow.finish();
+        talk.flow.send(Instant::ZERO, &mut emit);
+        talk.say(Instant::ZERO, ACK, 3001, 0, &mut emit);
+        assert_eq!(talk.flow.socket().state(), State::FinWait2);
+        let late = Instant::from_millis(100_000);
+        assert_eq!([(); 3].map(|()| talk.flow.send(late, &mut emit)), [Progress::Idle; 3]);
     }
 
     /// smoltcp draws our initial number itself; here is seen whether it draws the one that it should.
