@@ -14,6 +14,7 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     rc::{Rc, Weak},
+    time::Duration,
 };
 
 /// What the loop holds of something: its number. When it lets go of it, it is closed.
@@ -102,6 +103,32 @@ pub(super) struct End {
     pub(super) waits: Option<(Instant, usize)>,
     /// Bytes of a link so far, in both directions.
     pub(super) passed: usize,
+    /// For how long frames of a link have waited on their way to the loop, and on their way out of it.
+    pub(super) inwards: Delay,
+    pub(super) outwards: Delay,
+}
+
+/// For how long something could not go on, in all.
+#[derive(Debug, Default)]
+pub(super) struct Delay {
+    since: Option<Instant>,
+    sum: Duration,
+}
+
+impl Delay {
+    /// Half of what the gateway waits for a handshake.
+    const LONG: Duration = Duration::from_secs(5);
+
+    /// Whether it goes on now. True if it has waited for so long that a guest may have been given up.
+    pub(super) fn note(&mut self, now: Instant, goes_on: bool) -> bool {
+        if let Some(since) = self.since.replace(now) {
+            self.sum += now.since(since);
+        }
+        if goes_on {
+            self.since = None;
+        }
+        self.sum >= Self::LONG
+    }
 }
 
 impl End {
@@ -136,6 +163,8 @@ impl End {
             shortage: None,
             waits: None,
             passed: 0,
+            inwards: Delay::default(),
+            outwards: Delay::default(),
         }
     }
 

@@ -91,6 +91,67 @@ enum Mood {
 }
 
 impl Outside<'_> {
+    /// The kernel takes what it takes.
+    fn take(&mut self, n: usize, bytes: &[u8]) -> Result<usize, Errno> {
+        let mut most = bytes.len();
+        match self.mood() {
+            Mood::Fine => {}
+            Mood::Short(len) => most = most.min(len),
+            // No write that does not block is interrupted.
+            Mood::Signal => {}
+            Mood::Shortage => {
+                self.ends[n].shortage = Some(self.time());
+                return Err(Errno::NOBUFS);
+            }
+            Mood::Fail if matches!(self.ends[n].link, Some(OfLink { framing: None, .. })) => {
+                let shown = &mut self.ends[n].shown;
+                let at = shown.iter().position(|frame| frame == bytes);
+                assert!(at.and_then(|at| shown.remove(at)).is_some(), "a frame that was not shown");
+                return Err(Errno::MSGSIZE);
+            }
+            Mood::Fail => {
+                let errno = self.script.failure();
+                self.fail(n, errno);
+            }
+        }
+        self.moved = true;
+        let end = &mut self.ends[n];
+        assert!(!end.finished && end.dial == Dial::Stands, "nothing more can be written: {end:?}");
+        if end.error.is_some() || end.refuses {
+            let error = end.error.filter(|_| !end.eaten && !end.read_error);
+            end.eaten |= error.is_some();
+            end.refused = true;
+            return Err(error.unwrap_or(Errno::PIPE));
+        }
+        if let Some(OfLink { framing: None, .. }) = end.link {
+            most = bytes.len();
+        }
+        if end.room == 0 {
+            end.full = true;
+            return Err(Errno::AGAIN);
+        }
+        let len = if matches!(end.link, Some(OfLink { framing: None, .. })) { most } else { most.min(end.room) };
+        end.room = if end.room == usize::MAX { end.room } else { end.room.saturating_sub(len) };
+        end.full = len < bytes.len() && end.room == 0;
+        if len < bytes.len() && end.room > 0 {
+            // There is room again in this moment.
+            self.tell(n, (false, true, false));
+        }
+        let end = &mut self.ends[n];
+        match end.link {
+            Some(OfLink { framing, .. }) => {
+                end.passed += len;
+                assert!(len <= VSOCK_WRITE_MAX, "a write of {len} bytes");
+                if framing.is_none() {
+                    end.output.extend(Framing::Qemu.prefix(len).map_or([0; 4], |(prefix, _)| prefix));
+                }
+                end.output.extend(&bytes[..len]);
+            }
+            None => end.incoming.take(&bytes[..len]),
+        }
+        Ok(len)
+    }
+
     fn mood(&mut self) -> Mood {
         if !self.nervous || self.script.is_over() {
             return Mood::Fine;
@@ -287,63 +348,14 @@ impl Streams for Outside<'_> {
     fn write(&mut self, stream: &mut Handle, bytes: &[u8]) -> Result<usize, Errno> {
         let n = **stream;
         assert!(!bytes.is_empty(), "an empty write");
-        let mut most = bytes.len();
-        match self.mood() {
-            Mood::Fine => {}
-            Mood::Short(len) => most = most.min(len),
-            // No write that does not block is interrupted.
-            Mood::Signal => {}
-            Mood::Shortage => {
-                self.ends[n].shortage = Some(self.time());
-                return Err(Errno::NOBUFS);
-            }
-            Mood::Fail if matches!(self.ends[n].link, Some(OfLink { framing: None, .. })) => {
-                let shown = &mut self.ends[n].shown;
-                let at = shown.iter().position(|frame| frame == bytes);
-                assert!(at.and_then(|at| shown.remove(at)).is_some(), "a frame that was not shown");
-                return Err(Errno::MSGSIZE);
-            }
-            Mood::Fail => {
-                let errno = self.script.failure();
-                self.fail(n, errno);
-            }
+        let written = self.take(n, bytes);
+        let (now, end) = (self.time(), &mut self.ends[n]);
+        if let Some(OfLink { guest, .. }) = end.link
+            && end.outwards.note(now, written == Ok(bytes.len()))
+        {
+            self.shake(guest);
         }
-        self.moved = true;
-        let end = &mut self.ends[n];
-        assert!(!end.finished && end.dial == Dial::Stands, "nothing more can be written: {end:?}");
-        if end.error.is_some() || end.refuses {
-            let error = end.error.filter(|_| !end.eaten && !end.read_error);
-            end.eaten |= error.is_some();
-            end.refused = true;
-            return Err(error.unwrap_or(Errno::PIPE));
-        }
-        if let Some(OfLink { framing: None, .. }) = end.link {
-            most = bytes.len();
-        }
-        if end.room == 0 {
-            end.full = true;
-            return Err(Errno::AGAIN);
-        }
-        let len = if matches!(end.link, Some(OfLink { framing: None, .. })) { most } else { most.min(end.room) };
-        end.room = if end.room == usize::MAX { end.room } else { end.room.saturating_sub(len) };
-        end.full = len < bytes.len() && end.room == 0;
-        if len < bytes.len() && end.room > 0 {
-            // There is room again in this moment.
-            self.tell(n, (false, true, false));
-        }
-        let end = &mut self.ends[n];
-        match end.link {
-            Some(OfLink { framing, .. }) => {
-                end.passed += len;
-                assert!(len <= VSOCK_WRITE_MAX, "a write of {len} bytes");
-                if framing.is_none() {
-                    end.output.extend(Framing::Qemu.prefix(len).map_or([0; 4], |(prefix, _)| prefix));
-                }
-                end.output.extend(&bytes[..len]);
-            }
-            None => end.incoming.take(&bytes[..len]),
-        }
-        Ok(len)
+        written
     }
 
     fn finish(&mut self, stream: &mut Handle) {

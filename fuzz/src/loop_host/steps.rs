@@ -113,10 +113,15 @@ impl Outside<'_> {
 
     /// What is on its way to the loop arrives, but for what waits for more.
     fn send_staged(&mut self, n: usize) {
-        let end = &mut self.ends[n];
+        let (time, end) = (self.time(), &mut self.ends[n]);
         let now = end.staged.len().saturating_sub(end.slack);
+        end.input.extend(end.staged.drain(..now));
+        if let Some(OfLink { guest, .. }) = end.link
+            && end.inwards.note(time, end.staged.is_empty())
+        {
+            self.shake(guest);
+        }
         if now > 0 {
-            end.input.extend(end.staged.drain(..now));
             self.readable(n);
         }
     }
