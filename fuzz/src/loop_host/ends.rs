@@ -132,6 +132,15 @@ impl Delay {
 }
 
 impl End {
+    /// The frame that the link's kernel is asked to take now was shown behind those that it has taken.
+    pub(super) fn forget_shown(&mut self) -> Option<Vec<u8>> {
+        let (mut taken, mut rest) = (0, &self.output[..]);
+        while let Some((_, len)) = Framing::Qemu.split(rest) {
+            (taken, rest) = (taken + 1, &rest[len..]);
+        }
+        self.shown.remove(taken)
+    }
+
     pub(super) fn new(handle: Weak<usize>, link: Option<OfLink>) -> Self {
         Self {
             handle,

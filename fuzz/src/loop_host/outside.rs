@@ -104,9 +104,8 @@ impl Outside<'_> {
                 return Err(Errno::NOBUFS);
             }
             Mood::Fail if matches!(self.ends[n].link, Some(OfLink { framing: None, .. })) => {
-                let shown = &mut self.ends[n].shown;
-                let at = shown.iter().position(|frame| frame == bytes);
-                assert!(at.and_then(|at| shown.remove(at)).is_some(), "a frame that was not shown");
+                let shown = self.ends[n].forget_shown();
+                assert!(shown.as_deref() == Some(bytes), "a frame that was not shown, or not in that order");
                 return Err(Errno::MSGSIZE);
             }
             Mood::Fail => {
