@@ -119,13 +119,17 @@ impl Delay {
     /// Half of what the gateway waits for a handshake.
     const LONG: Duration = Duration::from_secs(5);
 
-    /// Whether it goes on now. True if it has waited for so long that a guest may have been given up.
-    pub(super) fn note(&mut self, now: Instant, goes_on: bool) -> bool {
-        if let Some(since) = self.since.replace(now) {
-            self.sum += now.since(since);
-        }
-        if goes_on {
-            self.since = None;
+    /// Whether it goes on now.
+    pub(super) fn note(&mut self, now: Instant, goes_on: bool) {
+        self.pass(now);
+        self.since = (!goes_on).then_some(now);
+    }
+
+    /// Time has passed. True if it has waited for so long that a guest may have been given up.
+    pub(super) fn pass(&mut self, now: Instant) -> bool {
+        if let Some(since) = &mut self.since {
+            self.sum += now.since(*since);
+            *since = now;
         }
         self.sum >= Self::LONG
     }

@@ -349,11 +349,7 @@ impl Streams for Outside<'_> {
         assert!(!bytes.is_empty(), "an empty write");
         let written = self.take(n, bytes);
         let (now, end) = (self.time(), &mut self.ends[n]);
-        if let Some(OfLink { guest, .. }) = end.link
-            && end.outwards.note(now, written == Ok(bytes.len()))
-        {
-            self.shake(guest);
-        }
+        end.outwards.note(now, written == Ok(bytes.len()));
         written
     }
 

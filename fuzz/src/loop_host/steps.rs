@@ -62,6 +62,14 @@ impl Outside<'_> {
     /// Guests hear what has come for them, and say what they have to say.
     pub(super) fn talk(&mut self) {
         let now = self.time();
+        for n in 0..self.ends.len() {
+            let end = &mut self.ends[n];
+            if let Some(OfLink { guest, .. }) = end.link
+                && end.inwards.pass(now) | end.outwards.pass(now)
+            {
+                self.shake(guest);
+            }
+        }
         for end in &mut self.ends {
             let Some(OfLink { guest, framing }) = end.link else { continue };
             let output = std::mem::take(&mut end.output);
@@ -116,11 +124,7 @@ impl Outside<'_> {
         let (time, end) = (self.time(), &mut self.ends[n]);
         let now = end.staged.len().saturating_sub(end.slack);
         end.input.extend(end.staged.drain(..now));
-        if let Some(OfLink { guest, .. }) = end.link
-            && end.inwards.note(time, end.staged.is_empty())
-        {
-            self.shake(guest);
-        }
+        end.inwards.note(time, end.staged.is_empty());
         if now > 0 {
             self.readable(n);
         }
