@@ -57,7 +57,8 @@ impl Client {
                 7 => Asked::Ping,
                 _ => Asked::Expired(self.rng.u8(1..=4)),
             };
-            // A socket of before may have answers under way that nobody waits for any more: it goes on with whom it was used for.
+            // Answers that nobody waits for any more may be on their way to a socket of before. So it is only used again with
+            // the peer it was used with.
             let is_kept = self.rng.bool() && matches!(asked, Asked::Echo(_));
             let before = kept.take().filter(|(before, _)| is_kept && *before == asked).map(|(_, socket)| socket);
             let Some(socket) = before.or_else(|| side.bind()) else {
