@@ -14,7 +14,7 @@ pub(super) struct Slot {
     pub(super) tx: VecDeque<Packet>,
     mtu: usize,
     /// Take TCP segments without a look at their checksum, as gvproxy's stack does (`RXChecksumOffload`).
-    trusting: bool,
+    pub(super) trusting: bool,
     /// Leave checksums and segmentation of TCP to whoever takes the packets.
     offload: bool,
 }

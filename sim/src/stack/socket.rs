@@ -2,6 +2,7 @@
 
 use super::{
     datagram::Heard,
+    flow::Flow,
     host::{FlowId, Host, HostConfig, HostUsage, Key, Syn},
     vnet::{Packet, Refused},
 };
@@ -294,7 +295,7 @@ impl Drop for Handle {
         self.stack.call(|host, now| {
             host.with(now, id, |flow| {
                 // Unread bytes make it a reset (RFC 2525 section 2.17).
-                if flow.socket().can_recv() { flow.socket().abort() } else { flow.socket().close() }
+                if flow.socket().can_recv() { flow.socket().abort() } else { flow.close() }
             });
             host.orphan(now, id);
         });
@@ -431,7 +432,7 @@ impl StackStream {
     /// Finishes sending.
     pub fn finish(&self) {
         let id = self.0.id;
-        self.0.stack.call(|host, now| host.with(now, id, |flow| flow.socket().close()));
+        self.0.stack.call(|host, now| host.with(now, id, Flow::close));
     }
 }
 

@@ -295,3 +295,28 @@ fn a_super_frame_is_acknowledged_at_once() {
     let received = world.ends[1].kernel.with(begun, second, |flow| flow.socket().recv_queue());
     assert_eq!(received, Some(4380));
 }
+
+/// What smoltcp offers it rounds down, and it takes nothing behind that, though it has offered it before. Then the last
+/// bytes of a full window are lost while it closes.
+#[test]
+fn bytes_behind_a_window_that_was_rounded_down_are_sent_again() {
+    const ALL: usize = 256 << 10;
+    for gateway in [false, true] {
+        let mut world = World::new(Way { gateway, ..Way::default() }, 1);
+        let [first, second] = world.connect();
+        let now = world.now;
+        let sent = world.ends[0].kernel.with(now, first, |flow| flow.socket().send_slice(&vec![7; ALL]));
+        assert_eq!(sent, Some(Ok(ALL)));
+        world.settle();
+        let waiting = world.ends[0].kernel.with(now, first, |flow| flow.socket().send_queue());
+        assert!(waiting.is_some_and(|bytes| (1..8).contains(&bytes)), "{waiting:?} bytes left out");
+        let mut buf = vec![0; ALL];
+        let mut taken = 0;
+        for _ in 0..2 {
+            let read = world.ends[1].kernel.with(now, second, |flow| flow.socket().recv_slice(&mut buf));
+            taken += read.unwrap().unwrap();
+            world.settle();
+        }
+        assert_eq!(taken, ALL, "to a gateway: {gateway}");
+    }
+}
