@@ -90,7 +90,7 @@ fn a_first_segment_beyond_the_receive_buffer_is_not_taken() {
         };
         send(&mut gateway, &tcp(100, 0, 0x02, &[3, 3, 7, 1], &[]));
         let Some(Output::Dial { flow, .. }) = outputs(&mut gateway).first().copied() else { panic!("no dial") };
-        gateway.dialed(NOW, flow, Ok(()));
+        gateway.handle_dialed(NOW, flow, Ok(()));
         let answer = frames(&mut gateway, port).pop().unwrap();
         let ours = u32::from_be_bytes(answer[14 + 20 + 4..14 + 20 + 8].try_into().unwrap()).wrapping_add(1);
         send(&mut gateway, &tcp(101 + far, ours, 0x10, &[], &[7; 1000]));
@@ -266,7 +266,7 @@ fn a_connection_for_which_there_is_no_memory_is_refused() {
             | Output::SessionRefused(_)
             | Output::Frames(_) => None,
         });
-        gateway.dialed(NOW, dial.unwrap(), Ok(()));
+        gateway.handle_dialed(NOW, dial.unwrap(), Ok(()));
         let answer = frames(&mut gateway, port).pop().unwrap();
         assert_eq!(answer[14 + 20 + 13] & 0x04, 0x04, "a reset");
         assert!(outputs(&mut gateway).iter().any(|output| matches!(output, Output::Closed { .. })));
@@ -284,7 +284,7 @@ fn a_syn_with_payload_opens_a_connection_like_any_other() {
     let syn = tcp(100, 0, 0x02, &[2, 4, 1, 200], &[7; 1000]);
     gateway.handle_frame(NOW, port, &frame(GATEWAY_MAC, mac(1), [8, 0], &ipv4(GUEST, WORLD, 6, &syn)));
     let Some(Output::Dial { flow, .. }) = outputs(&mut gateway).first().copied() else { panic!("no dial") };
-    gateway.dialed(NOW, flow, Ok(()));
+    gateway.handle_dialed(NOW, flow, Ok(()));
     let answer = frames(&mut gateway, port).pop().unwrap();
     let segment = &answer[14 + 20..];
     assert_eq!(segment[13], 0x12, "SYN and ACK");

@@ -313,7 +313,7 @@ fn a_connection_that_is_being_opened_goes_on_with_the_same_syn_alone() {
         let (second, closed) = dials(&mut gateway);
         assert_eq!((second.is_none(), closed), (goes_on, !goes_on), "{tenant} {same}");
         let flow = second.unwrap_or(first);
-        gateway.dialed(now, flow, Ok(()));
+        gateway.handle_dialed(now, flow, Ok(()));
         let got = segments(&taken(&mut gateway, now, other));
         assert!(
             matches!(got[..], [(flags, _, acknowledgement, 0)] if flags == SYN | ACK && acknowledgement == again.sequence + 1),

@@ -196,7 +196,7 @@ impl Hand {
         let all = std::mem::take(&mut self.outputs);
         let dial = |output: &Output| if let Output::Dial { flow, .. } = output { Some(*flow) } else { None };
         let flow = all.iter().rev().find_map(dial).unwrap();
-        self.gateway.dialed(self.now, flow, Ok(()));
+        self.gateway.handle_dialed(self.now, flow, Ok(()));
         let ours = self.segments()[0].sequence.wrapping_add(1);
         self.say((4000, 80), (101, ours), ACK, stamps, b"");
         self.segments();

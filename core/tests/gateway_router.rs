@@ -231,7 +231,7 @@ fn datagrams_go_on_with_one_hop_less_and_routers_beyond_are_heard() {
             // The kernel quotes what it sent: a ping with an identifier of its own.
             let message = [family.kinds[0], 0, 1, 1, 9, 9, 0, 3];
             let router: IpAddr = family.router.parse().unwrap();
-            world.gateway.session_expired(session, router, if n == 0 { b"payload" } else { &message });
+            world.gateway.handle_session_expired(session, router, if n == 0 { b"payload" } else { &message });
             let [answer] = &world.frames()[..] else { panic!("one answer") };
             let (from, kind, quoted) = error(&family, answer);
             assert_eq!((from, kind), (router, family.kinds[1]));
@@ -242,7 +242,7 @@ fn datagrams_go_on_with_one_hop_less_and_routers_beyond_are_heard() {
             let ports_or_sequence = if n == 0 { 0..4 } else { 4..8 };
             assert_eq!(quoted[family.head..][ports_or_sequence.clone()], packet[family.head..][ports_or_sequence]);
             // A router that has an address of ours is none that a guest may hear of.
-            world.gateway.session_expired(session, family.host.parse().unwrap(), &message);
+            world.gateway.handle_session_expired(session, family.host.parse().unwrap(), &message);
             let [answer] = &world.frames()[..] else { panic!("one answer") };
             assert_eq!(error(&family, answer).0, family.gateway.parse::<IpAddr>().unwrap());
         }
@@ -264,7 +264,7 @@ fn an_address_stays_open_as_long_as_a_connection_or_a_session_uses_it() {
         world.send(&family.syn(family.world, 64));
         let dials: Vec<_> = world.outputs();
         let Some(Output::Dial { flow, .. }) = dials.first().copied() else { panic!("no dial: {dials:?}") };
-        world.gateway.dialed(world.now, flow, Ok(()));
+        world.gateway.handle_dialed(world.now, flow, Ok(()));
         let syn_ack = world.frames().pop().unwrap();
         world.send(&family.ack(family.world, &syn_ack));
         world.outputs();
@@ -301,7 +301,7 @@ fn an_address_stays_open_as_long_as_a_connection_or_a_session_uses_it() {
         world.gateway.policy().learn(world.now, "db.example", address, 0);
         world.send(&family.syn(family.world, 64));
         let Some(Output::Dial { flow, .. }) = world.outputs().first().copied() else { panic!("no dial") };
-        world.gateway.dialed(world.now, flow, Err(DialError::Refused));
+        world.gateway.handle_dialed(world.now, flow, Err(DialError::Refused));
         world.outputs();
         world.now = world.now + hour;
         assert!(!open(&mut world));

@@ -36,7 +36,7 @@ fn nothing_is_answered_before_the_world_has() {
     assert_eq!(world.guest(handle).state(), tcp::State::SynSent);
     assert_eq!(world.dials.len(), 1, "a repeated SYN is no second dial");
     let (flow, _) = world.dials.pop_front().unwrap();
-    world.gateway.dialed(world.now, flow, Ok(()));
+    world.gateway.handle_dialed(world.now, flow, Ok(()));
     world.until("established", |world| world.guest(handle).state() == tcp::State::Established);
 }
 
@@ -46,7 +46,7 @@ fn a_refused_connection_is_reset() {
     let handle = world.connect(40_000, 4096);
     world.until("a dial", |world| !world.dials.is_empty());
     let (flow, _) = world.dials.pop_front().unwrap();
-    world.gateway.dialed(world.now, flow, Err(DialError::Refused));
+    world.gateway.handle_dialed(world.now, flow, Err(DialError::Refused));
     world.until("a reset", |world| world.guest(handle).state() == tcp::State::Closed);
     assert_eq!(world.closed, [(flow, Closed::Reset)]);
     assert_eq!(world.gateway.counters().tcp_flows, 0);
@@ -118,7 +118,7 @@ fn connections_that_the_guest_closes_first_leave_ports_of_the_host_to_others() {
             world.until("an answer", answered);
             let Some((flow, _)) = world.dials.pop_front() else { break };
             opened += 1;
-            world.gateway.dialed(world.now, flow, Ok(()));
+            world.gateway.handle_dialed(world.now, flow, Ok(()));
             world.until("established", |world| world.status(flow).established);
             if guest_first {
                 world.guest(handle).close();

@@ -492,7 +492,7 @@ fn a_world_that_cannot_be_reached_is_said_to_be() {
         let syn = syn(A, WORLD, 80);
         world.through(world.a, 0xa, &syn);
         let Some(Output::Dial { flow, .. }) = world.outputs().first().copied() else { panic!("no dial") };
-        world.gateway.dialed(NOW, flow, Err(error));
+        world.gateway.handle_dialed(NOW, flow, Err(error));
         let [said] = &world.sent(world.a)[..] else { panic!("one answer") };
         assert_eq!((said.protocol, said.payload[..2].to_vec()), (58, vec![1, code]), "{error:?}");
         assert_eq!(said.payload[8..], syn, "all of it is quoted");
@@ -519,7 +519,7 @@ fn datagrams_pass_both_ways_and_their_errors_come_back() {
         (SessionError::TooLong(1400), GATEWAY, [2, 0]),
         (SessionError::TooLong(600), GATEWAY, [2, 0]),
     ] {
-        world.gateway.session_failed(session, error);
+        world.gateway.handle_session_error(session, error);
         let [said] = &world.sent(world.a)[..] else { panic!("one error") };
         assert_eq!((said.source, &said.payload[..2]), (ip(from), &kind[..]), "{error:?}");
         if let SessionError::TooLong(mtu) = error {
@@ -857,7 +857,7 @@ fn twins_both_reach_the_world() {
     for port in [world.a, world.b] {
         world.through(port, 0xa, &syn(A, WORLD, 80));
         let Some(Output::Dial { flow, .. }) = world.outputs().first().copied() else { panic!("no dial") };
-        world.gateway.dialed(NOW, flow, Ok(()));
+        world.gateway.handle_dialed(NOW, flow, Ok(()));
         let [said] = &world.sent(port)[..] else { panic!("one answer") };
         assert_eq!((said.source, said.payload[13]), (ip(WORLD), 0x12), "SYN and ACK");
     }

@@ -24,7 +24,7 @@ fn a_refused_connection_is_reset() {
     let handle = world.connect(40_000, 4096);
     world.until("a dial", |world| !world.dials.is_empty());
     let (flow, _) = world.dials.pop_front().unwrap();
-    world.gateway.dialed(world.now, flow, Err(DialError::Refused));
+    world.gateway.handle_dialed(world.now, flow, Err(DialError::Refused));
     world.until("a reset", |world| world.guest(handle).state() == tcp::State::Closed);
     assert_eq!(world.closed, [(flow, Closed::Reset)]);
     assert_eq!(world.gateway.counters().tcp_flows, 0);

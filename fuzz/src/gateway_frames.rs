@@ -218,7 +218,7 @@ impl World {
                 let (payload, rest) = chunk(rest);
                 match (how & 3, self.sessions.front().copied(), self.questions.pop_front()) {
                     (0, Some(session), _) => self.gateway.handle_datagram(self.now, session, payload),
-                    (1, Some(session), _) => self.gateway.session_failed(session, SessionError::Refused),
+                    (1, Some(session), _) => self.gateway.handle_session_error(session, SessionError::Refused),
                     (2, _, Some(client)) => self.gateway.handle_dns_answer(client, payload),
                     (3, ..) => {
                         self.gateway.detach(link);
@@ -246,7 +246,7 @@ impl World {
     /// The world answers the connection that has waited for the longest time.
     fn dialed(&mut self, result: Result<(), DialError>) {
         if let Some(flow) = self.dials.pop_front() {
-            self.gateway.dialed(self.now, flow, result);
+            self.gateway.handle_dialed(self.now, flow, result);
             self.flows.push_back(flow);
         }
     }

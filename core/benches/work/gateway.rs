@@ -82,7 +82,7 @@ impl World {
         let syn = frame(6, &segment(FIRST_PORT + i as u16, 0, 0, SYN, &options, &[]));
         assert_eq!(self.gateway.handle_frame(NOW, self.port, &syn), Handled::Done);
         let Some(Output::Dial { flow, .. }) = self.gateway.poll_output() else { panic!("a SYN asks for a dial") };
-        self.gateway.dialed(NOW, flow, Ok(()));
+        self.gateway.handle_dialed(NOW, flow, Ok(()));
         let acknowledgement = self.drain().map_or(0, |sequence| sequence.wrapping_add(1));
         self.flows.push(Place { flow, sequence: 1, acknowledgement });
         self.acknowledge(i);

@@ -303,7 +303,7 @@ impl Neighbours {
     }
 
     /// The next address that is due.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
+    pub(super) fn poll_due(&mut self, now: Instant) -> Option<Due> {
         let (&address, asked) = self.asked.iter_mut().find(|(_, asked)| asked.at <= now)?;
         if asked.left > 0 {
             asked.left -= 1;
@@ -314,7 +314,7 @@ impl Neighbours {
     }
 
     /// When something is due.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.asked.values().map(|asked| asked.at).min()
     }
 
@@ -411,13 +411,13 @@ mod tests {
         assert!(neighbours.wait(Instant::ZERO, GUEST, Waiter::Flow(flow)).unwrap());
         assert!(!neighbours.wait(Instant::ZERO, GUEST, Waiter::Flow(flow)).unwrap());
         for second in [1000, 2000] {
-            assert_eq!(neighbours.next(), Some(Instant::from_millis(second)));
-            assert!(neighbours.due(Instant::from_millis(second - 1)).is_none());
-            assert!(matches!(neighbours.due(Instant::from_millis(second)), Some(Due::Ask(GUEST))));
+            assert_eq!(neighbours.poll_timeout(), Some(Instant::from_millis(second)));
+            assert!(neighbours.poll_due(Instant::from_millis(second - 1)).is_none());
+            assert!(matches!(neighbours.poll_due(Instant::from_millis(second)), Some(Due::Ask(GUEST))));
         }
-        let failed = neighbours.due(Instant::from_millis(3000));
+        let failed = neighbours.poll_due(Instant::from_millis(3000));
         assert!(matches!(failed, Some(Due::Failed(waiters)) if waiters.len() == 2));
-        assert_eq!(neighbours.next(), None);
+        assert_eq!(neighbours.poll_timeout(), None);
     }
 
     #[test]
@@ -594,7 +594,7 @@ mod tests {
             }
             assert_eq!(kept, MAX_WAITING_BYTES / 60_000);
             for second in 0..9 {
-                while neighbours.due(now + Duration::from_secs(second)).is_some() {}
+                while neighbours.poll_due(now + Duration::from_secs(second)).is_some() {}
             }
         }
     }

@@ -73,7 +73,7 @@ pub enum Ended {
 /// One thing to do, or to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Connect to `target`, then call [`super::Gateway::dialed`].
+    /// Connect to `target`, then call [`super::Gateway::handle_dialed`].
     Dial {
         /// The connection that waits for it.
         flow: FlowId,

@@ -183,7 +183,7 @@ impl World {
         self.until("a dial", |world| !world.dials.is_empty());
         let (flow, target) = self.dials.pop_front().unwrap();
         assert_eq!(target, Target::Address((self.net.world, 80).into()));
-        self.gateway.dialed(self.now, flow, Ok(()));
+        self.gateway.handle_dialed(self.now, flow, Ok(()));
         self.until("established", |world| world.guest(handle).state() == tcp::State::Established);
         self.until("established here", |world| world.status(flow).established);
         (handle, flow)

@@ -125,7 +125,7 @@ impl Puppet {
     /// The guest opens a connection, with this window from the beginning.
     pub(crate) fn open(&mut self, window: u16) {
         let flow = self.dial(window);
-        self.gateway.dialed(self.now, flow, Ok(()));
+        self.gateway.handle_dialed(self.now, flow, Ok(()));
         self.settle();
         self.acknowledged = self.sent;
         self.say(ACK, window, 0);

@@ -174,7 +174,7 @@ impl<W: World> Host<W> {
             Err(DialError::HostUnreachable | DialError::NetworkUnreachable) => self.counters.dial_unreachable += 1,
             Err(DialError::Prohibited) => self.counters.dial_failed += 1,
         }
-        self.gateway.dialed(now, flow, result);
+        self.gateway.handle_dialed(now, flow, result);
     }
 
     /// Looks at a connection in this turn.

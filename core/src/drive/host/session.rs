@@ -63,7 +63,7 @@ impl<W: World> Host<W> {
                     self.counters.no_socket += 1;
                     self.ping_refused(kind, errno);
                     if let Some(error) = session_error(errno) {
-                        self.gateway.session_failed(session, error);
+                        self.gateway.handle_session_error(session, error);
                     }
                     return self.gateway.close_session(session);
                 }
@@ -82,7 +82,7 @@ impl<W: World> Host<W> {
         if let Err(errno) = sent {
             self.counters.datagrams_refused += 1;
             if let Some(error) = session_error(errno) {
-                self.gateway.session_failed(session, error);
+                self.gateway.handle_session_error(session, error);
             }
         }
     }
@@ -122,7 +122,7 @@ impl<W: World> Host<W> {
                     && let Some(mtu) = self.world.path_mtu(socket, to)
                 {
                     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-                    self.gateway.session_failed(session, SessionError::TooLong(mtu));
+                    self.gateway.handle_session_error(session, SessionError::TooLong(mtu));
                 }
             }),
             End::Published(forward, Client { address, asked }) => match self.forwards.socket(*forward) {
@@ -259,13 +259,13 @@ impl<W: World> Host<W> {
                     let routers = if hop_limit.heard { routers(&mut self.world, socket) } else { Vec::new() };
                     let expired = !routers.is_empty();
                     for complaint in routers {
-                        self.gateway.session_expired(session, complaint.from, &complaint.quoted);
+                        self.gateway.handle_session_expired(session, complaint.from, &complaint.quoted);
                     }
                     if on_the_way && expired {
                         continue;
                     }
                     if let Some(error) = session_error(errno) {
-                        self.gateway.session_failed(session, error);
+                        self.gateway.handle_session_error(session, error);
                     }
                 }
             }

@@ -1,102 +1,114 @@
-//! Rules between enclaves: what of one may reach another.
-//!
-//! Without rules about them nothing is looked at. With rules, the first packet of a conversation is judged as one to the world
-//! would be, by its destination; what answers it passes. A segment of TCP that is no SYN passes where either direction may
-//! be opened, so that connections outlive the gateway. Broadcasts and multicasts are for all: only a deny rule that covers
-//! them, such as `enclaves`, stops them. ARP and neighbour discovery always pass.
+//! What enclaves send each other: judged, and passed on.
 
-use super::*;
-use crate::gateway::meeting::{End, Meeting, What};
+use super::{BROADCAST, ETHERNET, Gateway, Handled, Instant, Place, PortId, Refusal, Unreachable, wire};
+use crate::gateway::lan::Passing;
 
 impl Gateway {
-    /// Whether a frame may go from one link to another, or to all. An honest sender of a packet for one guest is told if not.
-    pub(super) fn may_meet(&mut self, now: Instant, from: (PortId, [u8; 6]), to: Option<PortId>, frame: &[u8]) -> bool {
-        if !self.rules_between {
-            return true;
+    /// A frame that is not for the gateway alone. `own`: its hardware address is its sender's.
+    pub(super) fn handle_between<'f>(
+        &mut self,
+        now: Instant,
+        from: Place,
+        own: bool,
+        destination: [u8; 6],
+        frame: &'f [u8],
+    ) -> Handled<'f> {
+        let group = destination[0] & 1 == 1;
+        if !group && self.lan.is_share_full(from.0, destination, frame.len()) {
+            self.counters.share_full += 1;
+            return Handled::Done;
         }
+        if self.network.v6().is_some() && [frame[12], frame[13]] == wire::ETHERTYPE_IPV6 {
+            return self.handle_ipv6_between(now, from, own, destination, frame);
+        }
+        if group && own && !self.lan.may_flood(now, &mut self.counters, from.0) {
+            // It is looked at no further than the gateway itself needs.
+            return if destination == BROADCAST { self.handle_local(now, from, frame) } else { Handled::Done };
+        }
+        // What reaches other enclaves says who it is from: none of them can be told that somebody else has moved.
+        let passes = own && self.lan.is_honest(now, from, frame);
+        if passes && group {
+            self.flood(now, from, frame);
+        }
+        if destination == BROADCAST {
+            return self.handle_local(now, from, frame);
+        }
+        if !passes {
+            match [frame[12], frame[13]] {
+                wire::ETHERTYPE_ARP | wire::ETHERTYPE_IPV4 => self.counters.spoofed += u64::from(own),
+                _ => self.counters.unsupported += 1,
+            }
+        } else if !group {
+            self.forward(now, from, destination, frame);
+        }
+        Handled::Done
+    }
+
+    /// The same of IPv6.
+    fn handle_ipv6_between<'f>(
+        &mut self,
+        now: Instant,
+        from: Place,
+        own: bool,
+        destination: [u8; 6],
+        frame: &'f [u8],
+    ) -> Handled<'f> {
         let payload = &frame[ETHERNET..];
-        let (meeting, packet) = match [frame[12], frame[13]] {
-            wire::ETHERTYPE_IPV4 => match Ip::parse_v4(payload) {
-                Some(ip) => (Meeting::of_v4(&ip), ip.packet),
-                None => return false,
-            },
-            wire::ETHERTYPE_IPV6 => match wire::chain(payload) {
-                Some(chain) => (Meeting::of_v6(&chain), chain.packet),
-                None => return false,
-            },
-            _ => return true,
-        };
-        let destination = meeting.destination.0;
-        let group = destination.is_multicast()
-            || destination == Ipv4Addr::BROADCAST
-            || destination == self.config.subnet.broadcast();
-        let allowed = if group {
-            self.may_tell_all(&meeting)
-        } else {
-            let to = to.or_else(|| self.neighbours.find(destination).map(|neighbour| neighbour.port));
-            self.may_tell(now, from.0, to, &meeting)
-        };
-        if !allowed {
-            self.counters.between_denied += 1;
-            let answered = matches!(meeting.what, What::Opens | What::Segment | What::Datagram | What::Ping);
-            if answered && !group {
-                let gateway = self.gateway_for(meeting.source.0);
-                self.send_error(from, gateway, meeting.source.0, packet, Unreachable::Prohibited);
+        let group = destination[0] & 1 == 1;
+        let to = if group { None } else { self.lan.link_of(destination) };
+        let passing = if own { self.lan.may_pass(now, from, to, payload) } else { Passing::Kept };
+        // Whoever serves other enclaves, and them alone, is known by this: else its address would be anybody's. It was
+        // judged to be the sender's, or nobody's yet, so this is not refused.
+        if let Passing::Speaks(speaker, asked) = passing {
+            self.found(now, from, speaker.into(), false);
+            if let Some(address) = asked {
+                self.lan.asks(now, from.0, address);
             }
         }
-        allowed
-    }
-
-    fn may_tell_all(&self, meeting: &Meeting) -> bool {
-        let (proto, port) = match meeting.what {
-            What::Discovery => return true,
-            What::Datagram => (Some(Proto::Udp), Some(meeting.destination.1)),
-            What::Opens | What::Segment => (Some(Proto::Tcp), Some(meeting.destination.1)),
-            What::Ping | What::Pong | What::Error(..) => (Some(Proto::Icmp), None),
-            What::Piece(proto) => (proto, None),
-            What::Other => (None, None),
-            What::Trick => return false,
-        };
-        !self.policy.denies_between(proto, meeting.destination.0, port)
-    }
-
-    fn may_tell(&mut self, now: Instant, from: PortId, to: Option<PortId>, meeting: &Meeting) -> bool {
-        let Meeting { source, destination, what } = *meeting;
-        let policy = &self.policy;
-        let open = |proto: Option<Proto>, (address, port): End| {
-            let port = matches!(proto, Some(Proto::Tcp | Proto::Udp)).then_some(port).filter(|port| *port > 0);
-            policy.verdict_between(now, proto, address, port) == Verdict::Allow
-        };
-        let (proto, both) = match what {
-            What::Opens => (Proto::Tcp, false),
-            What::Segment => (Proto::Tcp, true),
-            What::Datagram => (Proto::Udp, false),
-            What::Ping => return open(Some(Proto::Icmp), destination),
-            What::Pong => return open(Some(Proto::Icmp), destination) || open(Some(Proto::Icmp), source),
-            What::Discovery => return true,
-            What::Piece(proto) => return open(proto, (destination.0, 0)) || open(proto, (source.0, 0)),
-            What::Other => return open(None, destination),
-            What::Trick => return false,
-            What::Error(proto, by, about) => {
-                // It passes where what it is about did.
-                let conversation = proto.map(|proto| (proto, by, about));
-                let answer = proto.map(|proto| (proto, about, by));
-                return open(proto, about)
-                    || (proto != Some(Proto::Udp) && open(proto, by))
-                    || to.zip(conversation).is_some_and(|(to, of)| self.conversations.goes_on(now, to, of))
-                    || answer.is_some_and(|of| self.conversations.goes_on(now, from, of));
+        let passes = matches!(passing, Passing::Pass | Passing::Speaks(..));
+        if group {
+            if passes && self.lan.may_flood(now, &mut self.counters, from.0) {
+                self.flood(now, from, frame);
             }
-        };
-        if what != What::Opens
-            && (self.conversations.goes_on(now, from, (proto, source, destination))
-                || to.is_some_and(|to| self.conversations.goes_on(now, to, (proto, destination, source))))
+            // What is wrong with it is counted there.
+            return self.handle_ipv6(now, from, payload);
+        }
+        match passing {
+            Passing::Pass | Passing::Speaks(..) => self.forward(now, from, destination, frame),
+            Passing::Lie => self.counters.spoofed += 1,
+            Passing::Unknown => self.counters.unsupported += 1,
+            Passing::Kept => {}
+        }
+        Handled::Done
+    }
+
+    /// A frame goes to all other links, if the rules allow it.
+    fn flood(&mut self, now: Instant, from: Place, frame: &[u8]) {
+        if self.may_meet(now, from, None, frame) {
+            self.lan.flood(&mut self.counters, from.0, frame);
+        }
+    }
+
+    /// A frame goes to a station on another link, if the rules allow it.
+    fn forward(&mut self, now: Instant, from: Place, destination: [u8; 6], frame: &[u8]) {
+        if let Some(to) = self.lan.other_link(&mut self.counters, from.0, destination)
+            && self.may_meet(now, from, Some(to), frame)
         {
-            return true;
+            self.lan.pass_on(&mut self.counters, from.0, to, frame);
         }
-        let allowed = open(Some(proto), destination) || (both && open(Some(proto), source));
-        if allowed {
-            self.conversations.begin(now, from, (proto, source, destination));
+    }
+
+    /// Whether the rules let a frame go from one link to another, or to all. An honest sender of a packet for one guest is told if
+    /// not.
+    fn may_meet(&mut self, now: Instant, from: Place, to: Option<PortId>, frame: &[u8]) -> bool {
+        let Self { lan, rules, .. } = self;
+        let link_of = |address| lan.guest(address).map(|(port, _)| port);
+        let Err(refusal) = rules.may_meet(now, from.0, to, link_of, frame) else { return true };
+        self.counters.between_denied += u64::from(!matches!(refusal, Refusal::Unreadable));
+        if let Refusal::Told(source, packet) = refusal {
+            let gateway = self.network.gateway_for(source);
+            self.lan.send_error(&mut self.counters, from, gateway, source, packet, Unreachable::Prohibited);
         }
-        allowed
+        false
     }
 }

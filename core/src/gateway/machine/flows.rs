@@ -1,25 +1,25 @@
 //! Connections: what the driver says about them, and does with them.
 
-use super::*;
+use super::{FlowId, Gateway, Instant, IpAddr, NOBODY, Unreachable, Waiter};
+use crate::gateway::{
+    handled::{DialError, OpenError},
+    publishing::{Asker, Holder},
+    tcp::{FlowStatus, Refused},
+};
+use core::net::SocketAddr;
 
 impl Gateway {
     /// The world has answered a connection, or has not.
-    pub fn dialed(&mut self, now: Instant, flow: FlowId, result: Result<(), DialError>) {
-        let Self { tcp, ports, tenants, out, counters, .. } = self;
-        let ctx = &mut Context { ports, tenants, out, counters };
-        match result {
-            Ok(()) => tcp.admit(now, ctx, flow),
-            Err(error) => tcp.refuse(
-                ctx,
-                flow,
-                match error {
-                    DialError::Refused => Refused::Reset,
-                    DialError::HostUnreachable => Refused::Unreachable(Unreachable::Host),
-                    DialError::NetworkUnreachable => Refused::Unreachable(Unreachable::Network),
-                    DialError::Prohibited => Refused::Unreachable(Unreachable::Prohibited),
-                },
-            ),
-        }
+    pub fn handle_dialed(&mut self, now: Instant, flow: FlowId, result: Result<(), DialError>) {
+        let (tcp, mut ctx) = self.flows();
+        let why = match result {
+            Ok(()) => return tcp.admit(now, &mut ctx, flow),
+            Err(DialError::Refused) => Refused::Reset,
+            Err(DialError::HostUnreachable) => Refused::Unreachable(Unreachable::Host),
+            Err(DialError::NetworkUnreachable) => Refused::Unreachable(Unreachable::Network),
+            Err(DialError::Prohibited) => Refused::Unreachable(Unreachable::Prohibited),
+        };
+        tcp.refuse(&mut ctx, flow, why);
     }
 
     /// Opens a connection to a guest's port. It is there when its status says so; until then it can be closed at any time.
@@ -28,26 +28,18 @@ impl Gateway {
     /// [`OpenError`] if it cannot even be tried.
     pub fn connect(&mut self, now: Instant, guest: SocketAddr) -> Result<FlowId, OpenError> {
         let address = guest.ip();
-        if !self.is_guest(address) {
+        if !self.network.is_guest(address) {
             return Err(OpenError::NotAGuest(address));
         }
-        let place = self.neighbours.find(address);
-        let tenant = place.and_then(|place| self.ports.get(place.port)).map_or(NOBODY, |port| port.tenant);
-        let gateway = self.gateway_for(address);
-        let Self { tcp, ports, tenants, out, counters, .. } = self;
-        let ctx = &mut Context { ports, tenants, out, counters };
-        let flow = tcp
-            .connect(now, ctx, tenant, gateway, (address, guest.port()), place.map(|place| (place.port, place.mac)))
-            .ok_or(OpenError::Limit)?;
-        if place.is_none() {
-            match self.neighbours.wait(now, address, Waiter::Flow(flow)) {
-                Ok(true) => self.ask(address),
-                Ok(false) => {}
-                Err(_) => {
-                    self.abort(now, flow);
-                    return Err(OpenError::Limit);
-                }
-            }
+        let place = self.lan.guest(address);
+        let tenant = self.lan.tenant_of_guest(address).unwrap_or(NOBODY);
+        let gateway = self.network.gateway_for(address);
+        let (tcp, mut ctx) = self.flows();
+        let flow =
+            tcp.connect(now, &mut ctx, tenant, gateway, (address, guest.port()), place).ok_or(OpenError::Limit)?;
+        if place.is_none() && !self.lan.wait(now, &mut self.counters, address, Waiter::Flow(flow)) {
+            self.abort(now, flow);
+            return Err(OpenError::Limit);
         }
         Ok(flow)
     }
@@ -75,8 +67,8 @@ impl Gateway {
 
     /// The world has reset a connection, or nobody wants it any more.
     pub fn abort(&mut self, now: Instant, flow: FlowId) {
-        let Self { tcp, ports, tenants, out, counters, .. } = self;
-        tcp.abort(now, &mut Context { ports, tenants, out, counters }, flow);
+        let (tcp, mut ctx) = self.flows();
+        tcp.abort(now, &mut ctx, flow);
     }
 
     /// Who asks over a connection that a guest has opened.
@@ -90,15 +82,15 @@ impl Gateway {
     #[must_use]
     pub fn owns(&self, asker: Asker, address: IpAddr) -> bool {
         let link = self.tcp.place(asker.flow).and_then(|(_, place)| place);
-        let holder = self.neighbours.find(address).map(|neighbour| neighbour.port);
+        let holder = self.lan.guest(address).map(|(port, _)| port);
         link.is_some() && link == holder
     }
 
     /// Whether `tenant` has an address.
     #[must_use]
     pub fn holder(&self, tenant: u32, address: IpAddr) -> Holder {
-        match self.neighbours.find(address).and_then(|neighbour| self.ports.get(neighbour.port)) {
-            Some(port) if port.tenant == tenant => Holder::Same,
+        match self.lan.tenant_of_guest(address) {
+            Some(owner) if owner == tenant => Holder::Same,
             Some(_) => Holder::Other,
             None => Holder::Nobody,
         }

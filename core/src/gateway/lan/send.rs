@@ -1,20 +1,29 @@
 //! Packets of the gateway's own: ARP, UDP, ICMP, in fragments if need be.
 
-use super::*;
+use super::{BROADCAST, Lan, Place};
+use crate::gateway::{
+    counters::Counters,
+    fragments,
+    queue::LAST,
+    wire::{self, ETHERNET, UDP, Unreachable},
+};
+use core::net::{IpAddr, Ipv4Addr};
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, IpProtocol};
 
-impl Gateway {
+impl Lan {
     /// Asks all links for a guest.
-    pub(super) fn ask(&mut self, address: IpAddr) {
+    pub(super) fn ask(&mut self, counters: &mut Counters, address: IpAddr) {
         let address = match address {
             IpAddr::V4(address) => address,
-            IpAddr::V6(address) => return self.solicit(address),
+            IpAddr::V6(address) => return self.solicit(counters, address),
         };
-        self.send_arp(None, ArpOperation::Request, self.config.gateway, [0; 6], address);
+        self.send_arp(counters, None, ArpOperation::Request, self.network.gateway(), [0; 6], address);
     }
 
-    pub(super) fn send_arp(
+    pub(in super::super) fn send_arp(
         &mut self,
-        to: Option<(PortId, [u8; 6])>,
+        counters: &mut Counters,
+        to: Option<Place>,
         operation: ArpOperation,
         source: Ipv4Addr,
         target_mac: [u8; 6],
@@ -22,7 +31,7 @@ impl Gateway {
     ) {
         let repr = ArpRepr::EthernetIpv4 {
             operation,
-            source_hardware_addr: EthernetAddress(self.config.gateway_mac),
+            source_hardware_addr: EthernetAddress(self.mac),
             source_protocol_addr: source,
             target_hardware_addr: EthernetAddress(target_mac),
             target_protocol_addr: target,
@@ -35,38 +44,44 @@ impl Gateway {
         for port in ports {
             match self.ports.slot(port, ETHERNET + repr.buffer_len()) {
                 Some(slot) => {
-                    wire::ethernet(slot, destination, self.config.gateway_mac, wire::ETHERTYPE_ARP);
+                    wire::ethernet(slot, destination, self.mac, wire::ETHERTYPE_ARP);
                     repr.emit(&mut ArpPacket::new_unchecked(&mut slot[ETHERNET..]));
                 }
-                None => self.counters.link_full += 1,
+                None => counters.link_full += 1,
             }
         }
     }
 
-    pub(super) fn send_udp(
+    /// Whether a link has room for so many bytes of the world, and behind them for what the gateway itself has to say.
+    pub(in super::super) fn has_room(&self, (port, _): Place, len: usize) -> bool {
+        self.ports.get(port).is_none_or(|port| port.queue.room() >= LAST + len)
+    }
+
+    pub(in super::super) fn send_udp(
         &mut self,
-        (port, mac): (PortId, [u8; 6]),
+        counters: &mut Counters,
+        (port, mac): Place,
         source: (IpAddr, u16),
         destination: (IpAddr, u16),
         payload: &[u8],
     ) {
         let head = wire::head(destination.0);
         let len = head + UDP + payload.len();
-        if len > self.config.mtu.into() {
+        if len > self.mtu.into() {
             if UDP + payload.len() > usize::from(u16::MAX) {
-                self.counters.malformed += 1;
+                counters.malformed += 1;
                 return;
             }
             let mut datagram = vec![0; UDP + payload.len()];
             datagram[UDP..].copy_from_slice(payload);
             wire::udp(&mut datagram, source, destination);
-            return self.send_ip((port, mac), source.0, destination.0, wire::PROTO_UDP, &datagram);
+            return self.send_ip(counters, (port, mac), source.0, destination.0, wire::PROTO_UDP, &datagram);
         }
         let Some(slot) = self.ports.slot(port, ETHERNET + len) else {
-            self.counters.link_full += 1;
+            counters.link_full += 1;
             return;
         };
-        wire::ethernet(slot, mac, self.config.gateway_mac, wire::ethertype(destination.0));
+        wire::ethernet(slot, mac, self.mac, wire::ethertype(destination.0));
         let packet = &mut slot[ETHERNET..];
         packet[head + UDP..].copy_from_slice(payload);
         wire::udp(&mut packet[head..], source, destination);
@@ -74,9 +89,10 @@ impl Gateway {
     }
 
     /// Sends a payload of one protocol, in fragments if need be.
-    pub(super) fn send_ip(
+    pub(in super::super) fn send_ip(
         &mut self,
-        (port, mac): (PortId, [u8; 6]),
+        counters: &mut Counters,
+        (port, mac): Place,
         source: IpAddr,
         destination: IpAddr,
         protocol: u8,
@@ -84,33 +100,33 @@ impl Gateway {
     ) {
         let head = wire::head(destination);
         let ethertype = wire::ethertype(destination);
-        if head + payload.len() <= self.config.mtu.into() {
+        if head + payload.len() <= self.mtu.into() {
             let Some(slot) = self.ports.slot(port, ETHERNET + head + payload.len()) else {
-                self.counters.link_full += 1;
+                counters.link_full += 1;
                 return;
             };
-            wire::ethernet(slot, mac, self.config.gateway_mac, ethertype);
+            wire::ethernet(slot, mac, self.mac, ethertype);
             let packet = &mut slot[ETHERNET..];
             packet[head..].copy_from_slice(payload);
             wire::ip(packet, source, destination, protocol);
             return;
         }
         let (IpAddr::V4(src), IpAddr::V4(dst)) = (source, destination) else {
-            return self.send_fragments_v6((port, mac), source, destination, protocol, payload);
+            return self.send_fragments_v6(counters, (port, mac), source, destination, protocol, payload);
         };
         self.identification = self.identification.wrapping_add(1);
         let header =
             fragments::Header { src, dst, protocol: IpProtocol::from(protocol), ttl: 64, ident: self.identification };
-        let Ok(fragments) = fragments::fragment(header, payload, self.config.mtu) else {
-            self.counters.malformed += 1;
+        let Ok(fragments) = fragments::fragment(header, payload, self.mtu) else {
+            counters.malformed += 1;
             return;
         };
         for fragment in fragments {
             let Some(slot) = self.ports.slot(port, ETHERNET + head + fragment.payload.len()) else {
-                self.counters.link_full += 1;
+                counters.link_full += 1;
                 return;
             };
-            wire::ethernet(slot, mac, self.config.gateway_mac, ethertype);
+            wire::ethernet(slot, mac, self.mac, ethertype);
             slot[ETHERNET..ETHERNET + head].copy_from_slice(&fragment.header);
             slot[ETHERNET + head..].copy_from_slice(fragment.payload);
         }
@@ -119,7 +135,8 @@ impl Gateway {
     /// The same in fragments of IPv6 (RFC 8200 section 4.5).
     fn send_fragments_v6(
         &mut self,
-        (port, mac): (PortId, [u8; 6]),
+        counters: &mut Counters,
+        (port, mac): Place,
         source: IpAddr,
         destination: IpAddr,
         protocol: u8,
@@ -127,14 +144,14 @@ impl Gateway {
     ) {
         self.identification6 = self.identification6.wrapping_add(1);
         let identification = self.identification6;
-        let room = (usize::from(self.config.mtu) - wire::IPV6 - wire::FRAGMENT) & !7;
+        let room = (usize::from(self.mtu) - wire::IPV6 - wire::FRAGMENT) & !7;
         let count = payload.len().div_ceil(room);
         for (n, piece) in payload.chunks(room).enumerate() {
             let Some(slot) = self.ports.slot(port, ETHERNET + wire::IPV6 + wire::FRAGMENT + piece.len()) else {
-                self.counters.link_full += 1;
+                counters.link_full += 1;
                 return;
             };
-            wire::ethernet(slot, mac, self.config.gateway_mac, wire::ETHERTYPE_IPV6);
+            wire::ethernet(slot, mac, self.mac, wire::ETHERTYPE_IPV6);
             let packet = &mut slot[ETHERNET..];
             wire::ip(packet, source, destination, wire::PROTO_FRAGMENT);
             // A payload has 65535 bytes at most, and so has every offset in it.
@@ -146,17 +163,18 @@ impl Gateway {
         }
     }
 
-    pub(super) fn send_error(
+    pub(in super::super) fn send_error(
         &mut self,
-        to: (PortId, [u8; 6]),
+        counters: &mut Counters,
+        to: Place,
         source: IpAddr,
         destination: IpAddr,
         about: &[u8],
         why: Unreachable,
     ) {
-        self.counters.icmp_errors_out += 1;
+        counters.icmp_errors_out += 1;
         let mut message = wire::unreachable(about, why);
         let protocol = wire::finish_error(&mut message, source, destination);
-        self.send_ip(to, source, destination, protocol, &message);
+        self.send_ip(counters, to, source, destination, protocol, &message);
     }
 }
