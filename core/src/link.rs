@@ -20,7 +20,7 @@ mod status;
 
 pub use arp::{ARP_FRAME, MacAddr, MacAddrError};
 pub use config::Config;
-pub use machine::{Link, Output, TimerKind};
+pub use machine::{Link, Output};
 pub use status::{DialFailure, Down, Failure, LinkCounters, State, Status};
 
 /// The request that turns a connection to gvproxy into a stream of frames; it is never answered.

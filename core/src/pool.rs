@@ -18,4 +18,4 @@ mod types;
 pub use counters::PoolCounters;
 pub use limits::Limits;
 pub use machine::Pool;
-pub use types::{CloseWhy, ConnId, DialError, Output, RejectWhy, ReqId, TimerKind, Verdict, Want};
+pub use types::{CloseWhy, ConnId, DialError, Output, RejectWhy, ReqId, Verdict, Want};

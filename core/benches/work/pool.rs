@@ -42,7 +42,7 @@ impl Requests {
             self.pool.handle_done(self.now, conn, Verdict::Reusable);
         }
         self.begin();
-        if self.pool.poll_timeout().is_some_and(|(at, _)| at <= self.now) {
+        if self.pool.poll_timeout().is_some_and(|at| at <= self.now) {
             self.pool.handle_timeout(self.now);
         }
         self.busy.len()

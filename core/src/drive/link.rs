@@ -164,7 +164,7 @@ impl<W: World> Loop<W> {
         self.link.start(self.world.now());
         let gone = loop {
             self.drain();
-            let deadline = self.link.poll_timeout().map(|(at, _)| at);
+            let deadline = self.link.poll_timeout();
             let stream = match &mut self.conn {
                 Conn::Handshake(handshake) => Some(&mut handshake.stream),
                 Conn::None | Conn::Dialing | Conn::Attached => None,

@@ -63,7 +63,7 @@ impl<P: Copy + Ord> Arrivals<P> {
 
     /// When the next connection may be accepted; `None` if at once.
     #[must_use]
-    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+    pub fn ready_at(&self, now: Instant) -> Option<Instant> {
         self.all.ready_at(PARTS).filter(|at| *at > now)
     }
 
@@ -92,7 +92,7 @@ mod tests {
     fn flood(arrivals: &mut Arrivals<u32>, peer: Option<u32>, millis: u64) -> (u64, u64) {
         let (mut served, mut turned_away) = (0, 0);
         for now in 0..millis {
-            while arrivals.poll_timeout(at(now)).is_none() {
+            while arrivals.ready_at(at(now)).is_none() {
                 match arrivals.handle_arrival(at(now), peer) {
                     Arrival::Serve => served += 1,
                     Arrival::TurnAway => turned_away += 1,
@@ -108,7 +108,7 @@ mod tests {
         let (served, turned_away) = flood(&mut arrivals, None, 10_000);
         assert_eq!(turned_away, 0);
         assert!((BURST + 9 * RATE..=BURST + 10 * RATE).contains(&served), "{served}");
-        let wait = arrivals.poll_timeout(at(9_999)).expect("it is at its limit").since(at(9_999));
+        let wait = arrivals.ready_at(at(9_999)).expect("it is at its limit").since(at(9_999));
         assert!(wait.as_millis() <= 2, "{wait:?}");
     }
 
@@ -119,7 +119,7 @@ mod tests {
         assert!((BURST / 2..=BURST / 2 + PEER_BURST + 10 * PEER_RATE).contains(&served), "{served}");
         assert!(turned_away <= BURST * PARTS + 10 * RATE * PARTS, "{turned_away}");
         // It is never longer than that until somebody else is accepted, and then served.
-        assert!(arrivals.poll_timeout(at(10_001)).is_none());
+        assert!(arrivals.ready_at(at(10_001)).is_none());
         assert_eq!(arrivals.handle_arrival(at(10_001), Some(2)), Arrival::Serve);
     }
 
@@ -127,7 +127,7 @@ mod tests {
     fn all_peers_of_a_host_that_was_restarted_are_served_at_once() {
         let mut arrivals = Arrivals::default();
         assert!((0..BURST as u32).all(|peer| {
-            arrivals.poll_timeout(at(0)).is_none() && arrivals.handle_arrival(at(0), Some(peer)) == Arrival::Serve
+            arrivals.ready_at(at(0)).is_none() && arrivals.handle_arrival(at(0), Some(peer)) == Arrival::Serve
         }));
     }
 
@@ -144,7 +144,7 @@ mod tests {
             for (wait, peer) in script {
                 now += u64::from(wait);
                 for n in 0..200 {
-                    if arrivals.poll_timeout(at(now)).is_none() {
+                    if arrivals.ready_at(at(now)).is_none() {
                         let peer = Some(u32::from(peer) * 200 + n);
                         served += u64::from(arrivals.handle_arrival(at(now), peer) == Arrival::Serve);
                     }

@@ -54,23 +54,6 @@ pub enum Output {
     },
 }
 
-/// What [`Link::poll_timeout`] waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimerKind {
-    /// Outputs are queued; drain them first.
-    Output,
-    /// The dial takes too long.
-    Dial,
-    /// The gap is over.
-    Gap,
-    /// Repeat the ARP request, or give up.
-    Probe,
-    /// Ask the silent host for a sign of life.
-    Keepalive,
-    /// Dial again.
-    Backoff,
-}
-
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     Idle,
@@ -265,19 +248,18 @@ impl Link {
         self.outputs.pop_front()
     }
 
-    /// When to call [`Link::handle_timeout`], and why; `None` means never.
+    /// When to call [`Link::handle_timeout`]; `None` means never. At once while there is output to be drained.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<(Instant, TimerKind)> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         if !self.outputs.is_empty() {
-            return Some((self.now, TimerKind::Output));
+            return Some(self.now);
         }
         match self.phase {
             Phase::Idle => None,
-            Phase::Dialing { deadline } => Some((deadline, TimerKind::Dial)),
-            Phase::Gap { until } => Some((until, TimerKind::Gap)),
-            Phase::Probing { next, deadline } => Some((next.min(deadline), TimerKind::Probe)),
-            Phase::Up { next, .. } => Some((next, TimerKind::Keepalive)),
-            Phase::Backoff { until } => Some((until, TimerKind::Backoff)),
+            Phase::Dialing { deadline } => Some(deadline),
+            Phase::Probing { next, deadline } => Some(next.min(deadline)),
+            Phase::Up { next, .. } => Some(next),
+            Phase::Gap { until } | Phase::Backoff { until } => Some(until),
         }
     }
 

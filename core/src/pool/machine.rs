@@ -25,7 +25,7 @@ use super::{
     limits::Limits,
     redial::Redial,
     table::{List, Table},
-    types::{CloseWhy, ConnId, DialError, Output, RejectWhy, ReqId, TimerKind, Verdict, Want},
+    types::{CloseWhy, ConnId, DialError, Output, RejectWhy, ReqId, Verdict, Want},
 };
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -304,30 +304,28 @@ impl Pool {
         self.output.pop_front()
     }
 
-    /// When to call [`Self::handle_timeout`] and what for; `None` means never.
+    /// When to call [`Self::handle_timeout`]; `None` means never. At once while there is output to be drained.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<(Instant, TimerKind)> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         if !self.output.is_empty() {
-            return Some((self.now, TimerKind::Output));
+            return Some(self.now);
         }
         let conn = |list: &List, after| list.front().map(|slot| self.conns.at(slot).1.since + after);
-        let waiter = self.oldest_waiter().map(|slot| self.waiters.at(slot).1.since + self.limits.wait_timeout);
-        let demand = (self.idle.len() > self.limits.min_idle).then(|| self.demand.next());
-        let mut earliest: Option<(Instant, TimerKind)> = None;
+        let mut earliest: Option<Instant> = None;
         // One by one, since this is asked twice for each request, and a table to choose from costs more than the choice.
-        let mut consider = |at: Option<Instant>, kind| {
+        let mut consider = |at: Option<Instant>| {
             if let Some(at) = at
-                && earliest.is_none_or(|(earlier, _)| at < earlier)
+                && earliest.is_none_or(|earlier| at < earlier)
             {
-                earliest = Some((at, kind));
+                earliest = Some(at);
             }
         };
-        consider(conn(&self.dialing, self.limits.dial_timeout), TimerKind::Dial);
-        consider(conn(&self.heads, self.limits.head_timeout), TimerKind::Head);
-        consider(waiter, TimerKind::Wait);
-        consider(conn(&self.idle, self.limits.idle_timeout), TimerKind::Idle);
-        consider(demand, TimerKind::Demand);
-        consider(self.redial_due(), TimerKind::Redial);
+        consider(conn(&self.dialing, self.limits.dial_timeout));
+        consider(conn(&self.heads, self.limits.head_timeout));
+        consider(self.oldest_waiter().map(|slot| self.waiters.at(slot).1.since + self.limits.wait_timeout));
+        consider(conn(&self.idle, self.limits.idle_timeout));
+        consider((self.idle.len() > self.limits.min_idle).then(|| self.demand.next()));
+        consider(self.redial_due());
         earliest
     }
 

@@ -151,22 +151,3 @@ pub enum CloseWhy {
     /// No response head within [`Limits::head_timeout`](super::Limits::head_timeout): answer 504.
     HeadTimeout,
 }
-
-/// What [`Pool::poll_timeout`](super::Pool::poll_timeout) waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimerKind {
-    /// Output is queued: drain it.
-    Output,
-    /// The oldest idle connection expires.
-    Idle,
-    /// The first waiter gives up.
-    Wait,
-    /// The oldest dial is given up.
-    Dial,
-    /// The first response head is overdue.
-    Head,
-    /// The demand window moves on.
-    Demand,
-    /// An upstream that refused connections is dialled again.
-    Redial,
-}

@@ -210,7 +210,7 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
         self.lines.due(now).iter().for_each(|line| self.log(line));
         let state = self.state.borrow();
         let sweep = (state.pool.counters().idle > 0).then(|| now + self.config.sweep_every);
-        state.pool.poll_timeout().map(|(at, _)| at).into_iter().chain(sweep).chain(self.lines.next()).min()
+        state.pool.poll_timeout().into_iter().chain(sweep).chain(self.lines.next()).min()
     }
 
     /// The housekeeper sleeps until `at`, or for ever, and listens for something earlier.
@@ -237,7 +237,7 @@ impl<R: Runtime, D: Dialer> Upstreams<R, D> {
     }
 
     fn arm_for(&self, pool: &Pool, now: Instant) {
-        if let Some((at, _)) = pool.poll_timeout() {
+        if let Some(at) = pool.poll_timeout() {
             self.wake_by(at);
         }
         if pool.counters().idle > 0 && self.armed.get().is_none_or(|armed| armed > now + self.config.sweep_every) {

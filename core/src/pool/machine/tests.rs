@@ -60,7 +60,7 @@ fn a_waiter_at_the_limit_is_told_so_when_its_time_is_up() {
     t.busy(1);
     let req = t.pool.handle_request(t.now, Want::Any);
     t.outputs();
-    assert_eq!(t.pool.poll_timeout(), Some((t.now + Limits::default().wait_timeout, TimerKind::Wait)));
+    assert_eq!(t.pool.poll_timeout(), Some(t.now + Limits::default().wait_timeout));
     t.wait(Limits::default().wait_timeout);
     assert_eq!(t.outputs(), [Output::Reject { req, why: RejectWhy::WaitTimeout }]);
 }
@@ -124,8 +124,7 @@ fn an_upstream_that_refuses_is_dialled_again_by_one_until_it_takes_connections_f
     assert_eq!(t.outputs(), [], "nobody is told yet");
     let mut again = Vec::new();
     while again.len() < 5 {
-        let (at, kind) = t.pool.poll_timeout().unwrap();
-        assert_eq!(kind, TimerKind::Redial);
+        let at = t.pool.poll_timeout().unwrap();
         t.wait(at.since(t.now));
         let dial = t.dialled();
         assert_eq!(t.outputs(), [], "one dial at a time");
@@ -161,7 +160,7 @@ fn a_request_waits_no_longer_than_asked_for_an_upstream_that_refuses() {
         if late.is_none() && t.now.since(Instant::ZERO) > retry / 2 {
             late = Some(t.pool.handle_request(t.now, Want::Any));
         }
-        let (at, _) = t.pool.poll_timeout().unwrap();
+        let at = t.pool.poll_timeout().unwrap();
         t.wait(at.since(t.now));
         dial = t.dialled();
     };
@@ -239,7 +238,7 @@ fn a_spike_is_forgotten_after_the_demand_window_and_its_connections_close_oldest
     t.wait(Duration::from_secs(10));
     let why = CloseWhy::Surplus;
     assert_eq!(t.outputs(), conns[..3].iter().map(|&conn| Output::Close { conn, why }).collect::<Vec<_>>());
-    assert_eq!(t.pool.poll_timeout(), Some((Instant::ZERO + limits.idle_timeout, TimerKind::Idle)));
+    assert_eq!(t.pool.poll_timeout(), Some(Instant::ZERO + limits.idle_timeout));
 }
 
 #[test]

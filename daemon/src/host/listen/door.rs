@@ -59,7 +59,7 @@ impl Door {
     /// The next connection that is served.
     pub(super) async fn next(&mut self) -> (OwnedFd, Peer) {
         loop {
-            while let Some(at) = self.arrivals.poll_timeout(self.clock.now()) {
+            while let Some(at) = self.arrivals.ready_at(self.clock.now()) {
                 tokio::time::sleep_until(self.clock.deadline(at)).await;
             }
             let (fd, peer) = accept(&self.acceptor).await;
