@@ -1,7 +1,7 @@
 //! How many connections a listener for links takes.
 //!
 //! Owns: a bucket for the listener, and one per peer that can be told from others. Driven by: the listener. Before it accepts
-//! it waits for [`Arrivals::poll_timeout`], and with each connection it asks [`Arrivals::handle_arrival`].
+//! it waits for [`Arrivals::ready_at`], and with each connection it asks [`Arrivals::handle_arrival`].
 //! Bounds: [`RATE`] connections per second on one listener, [`BURST`] at once; of 1,024 peers it is remembered when they came.
 //!
 //! A connection costs the gateway a hundred times what a frame costs, and enclaves redial without being asked to. So the
