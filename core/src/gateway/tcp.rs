@@ -538,6 +538,7 @@ fn with_emit<R>(
         ethertype,
         mtu,
         path: mtu,
+        narrows: false,
         scratch,
         last: (0, 0),
         sent: 0,

@@ -413,6 +413,14 @@ pub(super) fn window(packet: &[u8]) -> u16 {
     be16(packet, header_len(packet) + 14)
 }
 
+/// Lets the segment of a packet offer one unit of its window less. No checksum is written.
+#[inline]
+pub(super) fn narrow_window(packet: &mut [u8]) {
+    let at = header_len(packet) + 14;
+    let window = be16(packet, at).saturating_sub(1);
+    packet[at..at + 2].copy_from_slice(&window.to_be_bytes());
+}
+
 /// A packet with a TCP segment as [`without_text`] makes it, and with this window. No checksum is written.
 pub(super) fn with_window<'a>(packet: &[u8], room: &'a mut [u8; MOST_HEADERS], window: u16) -> &'a [u8] {
     let headers = packet.len() - payload_within(packet, packet.len());

@@ -38,6 +38,8 @@ pub(crate) struct Emit<'a> {
     pub(crate) mtu: usize,
     /// Bytes of the longest packet that the way to the guest takes.
     pub(crate) path: usize,
+    /// Windows are rounded, and one unit of each is kept back: see [`Flow`](super::flow::Flow).
+    pub(crate) narrows: bool,
     /// Room for one long segment.
     pub(crate) scratch: &'a mut [u8],
     /// Sequence and acknowledgement number of the last segment sent.
@@ -55,12 +57,16 @@ pub(crate) struct Emit<'a> {
 }
 
 impl Emit<'_> {
-    /// Remembers the numbers of a segment that is sent, and where all text ends once it is.
+    /// Remembers the numbers of a segment that is sent, and where all text ends once it is; keeps back what it should not
+    /// offer, before checksums are written.
     ///
     /// A reset tells nothing: the one that answers a wrong acknowledgement has the guest's number and acknowledges nothing
     /// (RFC 9293 section 3.10.7.4), and the connection goes on.
     #[inline]
-    fn note(last: &mut (u32, u32), sent: &mut u32, packet: &[u8]) {
+    fn note(narrows: bool, last: &mut (u32, u32), sent: &mut u32, packet: &mut [u8]) {
+        if narrows {
+            wire::narrow_window(packet);
+        }
         if let Some((numbers, end)) = wire::numbers_and_end(packet) {
             *last = numbers;
             if end.wrapping_sub(*sent).cast_signed() > 0 {
@@ -72,15 +78,16 @@ impl Emit<'_> {
     fn write<R>(&mut self, len: usize, meta: PacketMeta, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         self.work += 1 + len / 512;
         let lost = &mut self.scratch[..len];
+        let narrows = self.narrows;
         let Some(queue) = self.queue.as_deref_mut() else {
             let result = fill(lost);
-            Self::note(&mut self.last, &mut self.sent, lost);
+            Self::note(narrows, &mut self.last, &mut self.sent, lost);
             return result;
         };
         let mss = meta.segmentation_offload_size;
         if mss.is_some() || len > self.path {
             let result = fill(lost);
-            Self::note(&mut self.last, &mut self.sent, lost);
+            Self::note(narrows, &mut self.last, &mut self.sent, lost);
             let mss = mss.map_or(usize::MAX, |mss| mss.get().into()).min(wire::payload_within(lost, self.path));
             if let Ok(mut segmenter) = Segmenter::new(lost, mss) {
                 while let Some(len) = segmenter.next_len() {
@@ -97,14 +104,14 @@ impl Emit<'_> {
         // An answer to a packet gets no look at the room beforehand; lost like any packet.
         let Some(slot) = queue.slot(ETHERNET + len) else {
             let result = fill(lost);
-            Self::note(&mut self.last, &mut self.sent, lost);
+            Self::note(narrows, &mut self.last, &mut self.sent, lost);
             return result;
         };
         wire::ethernet(slot, self.destination, self.source, self.ethertype);
         let packet = &mut slot[ETHERNET..];
         let result = fill(packet);
+        Self::note(narrows, &mut self.last, &mut self.sent, packet);
         wire::finish_tcp(packet);
-        Self::note(&mut self.last, &mut self.sent, packet);
         self.packets += 1;
         self.bytes += (ETHERNET + len) as u64;
         result

@@ -35,6 +35,9 @@ pub(super) const TURN: usize = 4;
 /// of that comes together at one time; twice as many never end.
 const REPEATS: u8 = 8;
 
+/// The largest window without a scale.
+const WINDOW: usize = 0xffff;
+
 /// What came of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -226,6 +229,7 @@ impl Flow {
     pub(crate) fn receive(&mut self, now: Instant, (packet, window): (&[u8], u16), emit: &mut Emit<'_>) {
         (emit.last, emit.sent) = (self.last, self.sent);
         emit.path = self.path;
+        emit.narrows = self.narrows();
         self.set_stamp(now);
         let before = self.socket().state();
         if matches!(before, State::CloseWait | State::Closing | State::LastAck | State::TimeWait) {
@@ -250,6 +254,17 @@ impl Flow {
         if before == State::FinWait1 {
             self.leave_probing(packet);
         }
+    }
+
+    /// Whether segments offer one unit of the window less than smoltcp lets them.
+    ///
+    /// smoltcp 0.14 rounds a window down to its unit and takes nothing behind it, though it has offered that before: an odd
+    /// byte moves the end of the window back, by less than a unit. A guest that was quick to use all that it was offered
+    /// would lose the last bytes, and wait for its timer to send them again. RFC 7323 section 2.4 has receivers bear that. The
+    /// window of a SYN has no unit.
+    fn narrows(&self) -> bool {
+        self.buffer >= 2 * WINDOW
+            && !matches!(self.socket().state(), State::Listen | State::SynSent | State::SynReceived)
     }
 
     fn take(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
@@ -454,6 +469,7 @@ impl Flow {
     pub(crate) fn send(&mut self, now: Instant, emit: &mut Emit<'_>) -> Progress {
         (emit.last, emit.sent) = (self.last, self.sent);
         emit.path = self.path;
+        emit.narrows = self.narrows();
         self.set_stamp(now);
         emit.exhausted = false;
         let mut progress = Progress::More;
@@ -547,7 +563,6 @@ impl TxToken for Nothing {
 /// it said there all the same when it judges the first segment. With a buffer of another size a guest could send more than
 /// fits, and smoltcp would panic.
 fn receive_capacity(buffer: usize) -> usize {
-    const WINDOW: usize = 0xffff;
     if buffer <= WINDOW {
         return buffer;
     }
@@ -627,6 +642,7 @@ mod tests {
             ethertype: wire::ETHERTYPE_IPV4,
             mtu: 1500,
             path: 1500,
+            narrows: false,
             scratch,
             last: (0, 0),
             sent: 0,
@@ -824,6 +840,48 @@ mod tests {
         assert_eq!(talk.flow.socket().state(), State::FinWait2);
         let late = Instant::from_millis(100_000);
         assert_eq!([(); 3].map(|()| talk.flow.send(late, &mut emit)), [Progress::Idle; 3]);
+    }
+
+    /// smoltcp 0.14 rounds windows down and takes nothing behind them, though it has offered it before.
+    #[test]
+    fn what_a_guest_was_offered_is_taken() {
+        const SIZE: usize = 1 << 20;
+        let mut scratch = vec![0; 65_535];
+        let mut emit = nowhere(&mut scratch);
+        let buffers = Buffers::new(|len| Some(vec![0; len]), SIZE).unwrap();
+        let mut flow = Flow::listen(Instant::ZERO, LOCAL, buffers, 1500, Start { number: 1, stamp: None });
+        let shift = (usize::BITS - receive_capacity(SIZE).leading_zeros()).saturating_sub(16);
+        assert!(shift > 0, "its windows are rounded");
+        let (mut next, mut has) = (1_u32, 0);
+        let mut say = |flags, len: usize, emit: &mut Emit<'_>| {
+            let mut packet = vec![0; wire::IPV4 + wire::TCP + 4 + len];
+            let window = 10_000;
+            wire::bare_segment(&mut packet, GUEST, LOCAL, next, has, flags, window);
+            // An option, for a SYN that of window scaling by nothing (RFC 7323 section 2.2).
+            packet[wire::IPV4 + 12] = 0x60;
+            let option = if flags & SYN == 0 { [1, 1, 1, 0] } else { [3, 3, 0, 0] };
+            packet[wire::IPV4 + wire::TCP..][..4].copy_from_slice(&option);
+            next = next.wrapping_add(len as u32 + u32::from(flags & SYN != 0));
+            flow.receive(Instant::ZERO, (&packet, window), emit);
+            flow.send(Instant::ZERO, emit);
+            if flags & SYN != 0 {
+                has = emit.last.0.wrapping_add(1);
+            }
+            usize::from(wire::window(emit.scratch)) << shift
+        };
+        say(SYN, 0, &mut emit);
+        say(ACK, 0, &mut emit);
+        // The window is a multiple of its unit behind these, and none behind one byte more.
+        let first = 1600;
+        let offered = say(ACK, first, &mut emit);
+        say(ACK, 1, &mut emit);
+        let mut left = offered - 1;
+        while left > 0 {
+            let len = left.min(1400);
+            say(ACK, len, &mut emit);
+            left -= len;
+        }
+        assert_eq!(flow.socket().recv_queue(), first + offered);
     }
 
     /// smoltcp draws our initial number itself; here is seen whether it draws the one that it should.
