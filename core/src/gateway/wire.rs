@@ -413,12 +413,16 @@ pub(super) fn window(packet: &[u8]) -> u16 {
     be16(packet, header_len(packet) + 14)
 }
 
-/// Lets the segment of a packet offer one unit of its window less. No checksum is written.
+/// Lets the segment of a packet offer one unit of its window less; the window of a SYN has no unit (RFC 7323 section 2.2). No
+/// checksum is written.
 #[inline]
 pub(super) fn narrow_window(packet: &mut [u8]) {
-    let at = header_len(packet) + 14;
-    let window = be16(packet, at).saturating_sub(1);
-    packet[at..at + 2].copy_from_slice(&window.to_be_bytes());
+    let at = header_len(packet) + 13;
+    if let Some([flags, window @ ..]) = packet.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<3>)
+        && *flags & SYN == 0
+    {
+        *window = u16::from_be_bytes(*window).saturating_sub(1).to_be_bytes();
+    }
 }
 
 /// A packet with a TCP segment as [`without_text`] makes it, and with this window. No checksum is written.

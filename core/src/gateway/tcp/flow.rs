@@ -260,11 +260,9 @@ impl Flow {
     ///
     /// smoltcp 0.14 rounds a window down to its unit and takes nothing behind it, though it has offered that before: an odd
     /// byte moves the end of the window back, by less than a unit. A guest that was quick to use all that it was offered
-    /// would lose the last bytes, and wait for its timer to send them again. RFC 7323 section 2.4 has receivers bear that. The
-    /// window of a SYN has no unit.
-    fn narrows(&self) -> bool {
+    /// would lose the last bytes, and wait for its timer to send them again. RFC 7323 section 2.4 has receivers bear that.
+    const fn narrows(&self) -> bool {
         self.buffer >= 2 * WINDOW
-            && !matches!(self.socket().state(), State::Listen | State::SynSent | State::SynReceived)
     }
 
     fn take(&mut self, now: Instant, packet: &[u8], emit: &mut Emit<'_>) {
