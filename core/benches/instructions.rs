@@ -7,7 +7,7 @@ mod work;
 
 use gungraun::{LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 use std::hint::black_box;
-use work::{FULL, codec, gateway, offload, pool};
+use work::{FULL, codec, drive, gateway, offload, pool};
 
 // States are given back: what it takes to drop them is then not counted either.
 
@@ -43,6 +43,15 @@ fn joining(mut state: codec::Joining) -> codec::Joining {
 #[library_benchmark]
 #[bench::full(warm(codec::Outbound::new(), codec::Outbound::run))]
 fn batch(mut state: codec::Outbound) -> codec::Outbound {
+    black_box(state.run());
+    state
+}
+
+#[library_benchmark]
+#[bench::small(warm(drive::Outbound::new(60, usize::MAX), drive::Outbound::run))]
+#[bench::full(warm(drive::Outbound::new(FULL, usize::MAX), drive::Outbound::run))]
+#[bench::one_by_one(warm(drive::Outbound::new(60, 1), drive::Outbound::run))]
+fn loop_outbound(mut state: drive::Outbound) -> drive::Outbound {
     black_box(state.run());
     state
 }
@@ -106,6 +115,7 @@ library_benchmark_group!(
         decode,
         joining,
         batch,
+        loop_outbound,
         checksum,
         segmentation,
         gateway_outbound,

@@ -7,7 +7,7 @@ use divan::{
     Bencher,
     counter::{BytesCount, ItemsCount},
 };
-use work::{FULL, codec, gateway, offload, pool};
+use work::{FULL, codec, drive, gateway, offload, pool};
 
 fn main() {
     divan::main();
@@ -32,6 +32,11 @@ fn joining(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn batch(bencher: Bencher<'_, '_>) {
     bytes(bencher, codec::Outbound::new(), codec::Outbound::run);
+}
+
+#[divan::bench(args = [60, FULL])]
+fn loop_outbound(bencher: Bencher<'_, '_>, len: usize) {
+    bytes(bencher, drive::Outbound::new(len, usize::MAX), drive::Outbound::run);
 }
 
 #[divan::bench(args = [40, 1460, 65_000])]

@@ -4,6 +4,7 @@
 //! can say what it did.
 
 pub(crate) mod codec;
+pub(crate) mod drive;
 pub(crate) mod gateway;
 pub(crate) mod offload;
 pub(crate) mod pool;
