@@ -1,10 +1,10 @@
 //! What the host does with an enclave's frames: everything between the frames of links and the sockets of the world.
 //!
 //! ```text
-//!   links            switch ── neighbours         policy, tenants
-//!   frames in ──▶ machine ──┬── ARP, NDP, DHCP, ICMP │
-//!   queues   ◀──            ├── tcp: flows ──────────┼──▶ connections of the world
-//!                           └── sessions: UDP, pings ┴──▶ datagrams of the world
+//!   frames in ──▶ machine ──┬── lan: switch, ARP, NDP, DHCP ───▶ queues of links
+//!                           ├── rules: what may lead where
+//!                           ├── tcp ─────────────────────────▶ connections of the world
+//!                           └── datagrams: UDP, pings, DNS ───▶ datagrams of the world
 //! ```
 //!
 //! It is a drop-in for gvproxy on the wire, with these differences: hardware and IP addresses cannot be taken over by

@@ -12,7 +12,7 @@ use super::{
     lan::{Lan, NOBODY, Place},
     neighbour::{Spoofed, Waiter},
     network::Network,
-    output::{Outputs, SessionId},
+    output::{Output, Outputs, SessionId},
     port::PortId,
     session::{Kind, SessionKey, Sessions},
     tenant::{Origin, Tenants},
@@ -140,7 +140,7 @@ impl Datagrams {
         // A published port's client can be told, and begins another session.
         if let Ok(Some(session)) = self.find(now, lan, key, from) {
             if self.sessions.is_of_the_world(session) {
-                out.push_back(super::output::Output::SessionRefused(session));
+                out.push_back(Output::SessionRefused(session));
             }
             self.sessions.close(tenants, out, session);
         }

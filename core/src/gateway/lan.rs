@@ -13,6 +13,7 @@ mod stations;
 mod switching;
 
 use super::{
+    arena::Id,
     config::{Config, ConfigError},
     counters::Counters,
     dhcp::{Dhcp, DhcpCounters},
@@ -31,7 +32,7 @@ use super::{
 use crate::{frame::Framing, time::Instant};
 use core::net::{IpAddr, Ipv4Addr};
 use router::Router;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 pub(super) use arp::{Arp, parse_arp};
 pub(super) use honesty::Passing;
@@ -72,7 +73,7 @@ pub(super) struct Lan {
 }
 
 impl Lan {
-    /// A network without links. What is drawn from `rng` later on changes nothing for others.
+    /// A network without links. Draws one number from `rng`.
     pub(super) fn new(config: &Config, network: Network, rng: &mut fastrand::Rng) -> Result<Self, ConfigError> {
         let pins = config.pins()?;
         // But for the network's own, the broadcast address, the gateway's and the host's.
@@ -96,8 +97,9 @@ impl Lan {
         })
     }
 
-    /// Where the numbers of datagrams in fragments begin. From there on they count: RFC 7739 would have more where fragments can
-    /// be slipped in, but nobody else sends a guest packets from where the gateway's come from.
+    /// Where the numbers of datagrams in fragments begin. They are drawn after those of all other parts, whose numbers stay what
+    /// they are for a seed. From there on they count: RFC 7739 would have more where fragments can be slipped in, but nobody else
+    /// sends a guest packets from where the gateway's come from.
     pub(super) const fn number_fragments(&mut self, ipv4: u16, ipv6: u32) {
         self.identification = ipv4;
         self.identification6 = ipv6;
@@ -209,7 +211,7 @@ impl Lan {
     }
 
     /// The questions of a link that wait for their answers; see [`super::port::Port::questions`].
-    pub(super) fn questions(&mut self, port: PortId) -> Option<&mut std::collections::VecDeque<u64>> {
+    pub(super) fn questions(&mut self, port: PortId) -> Option<&mut VecDeque<u64>> {
         self.ports.get_mut(port).map(|port| &mut port.questions)
     }
 
@@ -229,7 +231,7 @@ impl Lan {
     }
 
     /// A link has taken bytes. Gives the connections that waited for room.
-    pub(super) fn consume(&mut self, port: PortId, n: usize) -> Vec<super::arena::Id> {
+    pub(super) fn consume(&mut self, port: PortId, n: usize) -> Vec<Id> {
         if let Some(port) = self.ports.get_mut(port) {
             port.queue.consume(n);
         }
@@ -242,7 +244,7 @@ impl Lan {
     }
 
     /// A link has taken that frame. Gives the connections that waited for room.
-    pub(super) fn consume_frame(&mut self, port: PortId) -> Vec<super::arena::Id> {
+    pub(super) fn consume_frame(&mut self, port: PortId) -> Vec<Id> {
         if let Some(port) = self.ports.get_mut(port) {
             port.queue.consume_frame();
         }

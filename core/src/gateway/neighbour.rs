@@ -1,7 +1,8 @@
 //! Where a guest's IP address is: learned from its ARP, neighbour discovery and DHCP, and asked for
 //! when it is needed (RFC 826, RFC 4861 section 7.2).
 //!
-//! Owns: addresses and who waits for them. Driven by: the machine. Drain: [`Neighbours::poll_due`] at [`Neighbours::poll_timeout`].
+//! Owns: addresses and who waits for them. Driven by: the machine. Drain: at [`Neighbours::poll_timeout`],
+//! [`Neighbours::poll_due`] until `None`.
 //! An address belongs to the link that said so first, as long as that link is up, however silent it is. When the link is
 //! gone, its tenant alone gets the address for a while ([`super::Config::keep_address`]): a link that is only dialled anew
 //! finds its address free. After that it is whoever's comes first, but for those who had it for long ([`super::formers`]).

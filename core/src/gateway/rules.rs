@@ -16,6 +16,7 @@ use super::{
     network6::is_ipv4_in_disguise,
     output::{FlowId, SessionId, Target},
     policy::{Policy, PolicyCounters, Proto, Verdict, address::inside},
+    port::PortId,
 };
 use crate::time::Instant;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -95,7 +96,7 @@ impl Rules {
     }
 
     /// A link is gone.
-    pub(super) fn detach(&mut self, port: super::port::PortId) {
+    pub(super) fn detach(&mut self, port: PortId) {
         self.conversations.detach(port);
     }
 
