@@ -3,7 +3,8 @@
 //! Bounds: [`WAITING`] blocks wait for the disk, or for whoever reads a FIFO; beyond that frames are dropped from the capture
 //! and counted, never from the network. The file has at most so many bytes, from each SIGHUP on again.
 //!
-//! A FIFO is waited for by that thread alone, until somebody reads it. Each reader gets a capture from its beginning.
+//! A FIFO is waited for by that thread alone, until somebody reads it. Each reader gets a capture from its beginning, if it
+//! comes after the end of the one before was noticed: with the next frame, or within [`LOOK`].
 
 use crate::{errors::Error, files};
 use nitrotap_core::{
@@ -11,6 +12,7 @@ use nitrotap_core::{
     pcap::{Capture, CaptureCounters},
     time::Instant,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -19,7 +21,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::Duration,
@@ -41,6 +43,9 @@ const WAITING: usize = 256;
 const BLOCK: usize = 64 << 10;
 /// How long the end waits for what is still to be written.
 const END: Duration = Duration::from_secs(1);
+
+/// How often the thread looks whether a FIFO's reader is still there, while no frames pass.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What the thread is told.
 enum Order {
@@ -200,11 +205,16 @@ impl CaptureFile {
     fn write(&mut self) -> io::Result<()> {
         // A reader wants the header at once, not with the first frame.
         self.open()?;
-        while let Ok(order) = self.inbox.recv() {
+        while let Some(order) = self.next()? {
             match order {
-                Order::Write(block) => self.open()?.write_all(&block).inspect_err(|_| {
-                    self.lost.fetch_add(1, Relaxed);
-                })?,
+                Order::Write(block) => {
+                    if let Err(error) = self.open()?.write_all(&block) {
+                        // Closed before the loss can be seen: whoever opens a FIFO then waits for the next header.
+                        self.open = None;
+                        self.lost.fetch_add(1, Relaxed);
+                        return Err(error);
+                    }
+                }
                 Order::Reopen => {
                     self.open = None;
                     self.open()?;
@@ -213,6 +223,27 @@ impl CaptureFile {
         }
         Ok(())
     }
+
+    /// The next order; `None` at the end. A broken pipe if the FIFO's reader has gone.
+    fn next(&self) -> io::Result<Option<Order>> {
+        let Some(fifo) = self.open.as_ref().filter(|_| self.fifo) else { return Ok(self.inbox.recv().ok()) };
+        loop {
+            match self.inbox.recv_timeout(LOOK) {
+                Ok(order) => return Ok(Some(order)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if reader_is_gone(fifo)? => return Err(io::ErrorKind::BrokenPipe.into()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+}
+
+/// The writing end of a FIFO has an error condition when nobody has it open for reading, poll(2).
+fn reader_is_gone(fifo: &File) -> io::Result<bool> {
+    let mut fds = [PollFd::new(fifo, PollFlags::empty())];
+    // Without a wait, no signal interrupts it.
+    poll(&mut fds, Some(&Timespec::default()))?;
+    Ok(fds[0].revents().contains(PollFlags::ERR))
 }
 
 #[cfg(test)]
@@ -267,6 +298,28 @@ mod tests {
             recorder.frame(Instant::ZERO, &FRAME);
             recorder.flush();
             while recorder.lost() == lost {
+                thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn the_next_reader_needs_no_frame_to_get_its_header() {
+        let (_dir, path) = fifo();
+        let _recorder = Recorder::start(config(&path), 0).unwrap();
+        let is_open = || {
+            fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .flatten()
+                .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == path))
+        };
+        for _ in 0..2 {
+            let mut reader = File::open(&path).unwrap();
+            let mut header = [0; HEADER];
+            reader.read_exact(&mut header).unwrap();
+            assert_eq!(header[..], Capture::new(65_535, 1).file_header()[..]);
+            drop(reader);
+            while is_open() {
                 thread::yield_now();
             }
         }
